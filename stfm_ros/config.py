@@ -1,0 +1,199 @@
+"""The one home of every default: frozen dataclasses whose fields carry unit, range and description.
+
+ROS parameters, ``config/*.yaml`` and the options of ``stfm`` are all made from these classes.
+
+    >>> AppConfig.from_mapping({"matcher": {"threshold": 0.3}}).matcher.threshold
+    0.3
+"""
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_type_hints
+
+from stfm_ros.errors import ConfigError
+
+C = TypeVar("C")
+Scalar = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of one setting, apart from its type and default."""
+
+    description: str
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def fault(self, value: Scalar) -> str:
+        """Why ``value`` is not allowed; empty if it is."""
+        if self.choices and value not in self.choices:
+            return f"{value!r} is not one of {', '.join(self.choices)}"
+        if isinstance(value, bool) or isinstance(value, str):
+            return ""
+        if value != value:
+            return "is not a number"
+        if self.minimum is not None and value < self.minimum:
+            return f"{value} is below the minimum {self.minimum:g}"
+        if self.maximum is not None and value > self.maximum:
+            return f"{value} is above the maximum {self.maximum:g}"
+        return ""
+
+
+def option(
+    default: Any,
+    description: str,
+    *,
+    unit: str = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field with its documentation."""
+    about = Option(description, unit, minimum, maximum, choices)
+    return field(default=default, metadata={"option": about})
+
+
+@dataclass(frozen=True)
+class MatcherConfig:
+    """The network and what is kept of its output."""
+
+    model: str = option("default", "Weights: a shipped name, or the path of an exported folder or .safetensors file.")
+    runtime: str = option(
+        "auto",
+        "Inference runtime. auto says in the log what it chose and why; any other is used or is an error.",
+        choices=("auto", "openvino", "onnxruntime", "torch"),
+    )
+    threads: int = option(0, "CPU threads of the runtime; 0 leaves the choice to it.", minimum=0, maximum=256)
+    threshold: float = option(0.2, "Matches with a lower confidence are dropped (theta_c).", minimum=0.0, maximum=1.0)
+    max_matches: int = option(1024, "At most this many matches, best first.", minimum=8, maximum=3840)
+
+
+@dataclass(frozen=True)
+class PoseConfig:
+    """Two-view geometry."""
+
+    inlier_px: float = option(1.5, "Largest epipolar (Sampson) error of an inlier.", unit="px", minimum=0.1, maximum=20.0)
+    confidence: float = option(0.9999, "Confidence at which the robust estimator may stop.", minimum=0.5, maximum=1.0)
+    max_iterations: int = option(2000, "Upper bound of the robust estimator's iterations.", minimum=10, maximum=100000)
+    min_inliers: int = option(20, "Fewer inliers than this give no pose.", minimum=6, maximum=3840)
+    min_parallax_deg: float = option(0.5, "Median parallax below which the translation is called weak.", unit="deg", minimum=0.0, maximum=45.0)
+    static_px: float = option(0.75, "Median displacement below which the camera is called static.", unit="px", minimum=0.0, maximum=20.0)
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """What a new image is matched against."""
+
+    reference: str = option("keyframe", "Match against the previous frame or against the last keyframe.", choices=("previous", "keyframe"))
+    keyframe_inliers: int = option(100, "A new keyframe is taken below this many inliers.", minimum=6, maximum=3840)
+    keyframe_parallax_deg: float = option(8.0, "A new keyframe is taken above this median parallax.", unit="deg", minimum=0.1, maximum=90.0)
+    keyframe_age_s: float = option(5.0, "A new keyframe is taken after this time.", unit="s", minimum=0.01, maximum=3600.0)
+    lost_after: int = option(5, "Pairs in a row without a pose before the reference is replaced.", minimum=1, maximum=1000)
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """The ROS side of the matcher node. Topics are relative names: remap them at launch."""
+
+    compressed: bool = option(False, "Subscribe to sensor_msgs/CompressedImage on image/compressed instead of image.")
+    reliability: str = option("best_effort", "Reliability of the image subscription; camera_info follows it.", choices=("best_effort", "reliable"))
+    debug_image_width: int = option(1280, "Width of the picture on matches/image.", unit="px", minimum=64, maximum=8192)
+    debug_image_period_s: float = option(0.2, "Shortest time between two pictures on matches/image.", unit="s", minimum=0.0, maximum=60.0)
+    diagnostics_period_s: float = option(1.0, "Period of /diagnostics.", unit="s", minimum=0.1, maximum=60.0)
+    input_timeout_s: float = option(5.0, "Silence of an input after which the log and /diagnostics name topic, QoS and likely causes.", unit="s", minimum=0.1, maximum=3600.0)
+
+
+@dataclass(frozen=True)
+class AppConfig:
+    """Everything a matcher on a robot can be told."""
+
+    matcher: MatcherConfig = field(default_factory=MatcherConfig)
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    node: NodeConfig = field(default_factory=NodeConfig)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> AppConfig:
+        """See :func:`from_mapping`."""
+        return from_mapping(cls, values)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One leaf of a config class."""
+
+    name: str  #: dotted, e.g. ``matcher.threshold``
+    type: type
+    default: Scalar
+    about: Option
+
+
+def settings(cls: type, prefix: str = "") -> Iterator[Setting]:
+    """The leaves of a config class, in order, with dotted names."""
+    hints = get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        name = prefix + item.name
+        if dataclasses.is_dataclass(hints[item.name]):
+            yield from settings(hints[item.name], name + ".")
+        else:
+            yield Setting(name, hints[item.name], item.default, item.metadata["option"])  # type: ignore[arg-type]
+
+
+def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:
+    """Build a config from nested or dotted keys.
+
+    Args:
+        cls: one of the config dataclasses.
+        values: e.g. ``{"matcher": {"threshold": 0.3}}`` or ``{"matcher.threshold": 0.3}``.
+
+    Raises:
+        ConfigError: lists every unknown name, wrong type and value out of range at once.
+    """
+    flat = dict(_flatten(values))
+    known = {setting.name: setting for setting in settings(cls)}
+    faults = []
+    accepted: dict[str, Scalar] = {}
+    for name, value in flat.items():
+        setting = known.get(name)
+        if setting is None:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            faults.append(f"{name}: unknown setting; {hint}")
+            continue
+        if setting.type is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not setting.type:
+            faults.append(f"{name}: expected {setting.type.__name__}, got {type(value).__name__} {value!r}")
+            continue
+        fault = setting.about.fault(value)
+        if fault:
+            faults.append(f"{name}: {fault}")
+        accepted[name] = value
+    if faults:
+        raise ConfigError("\n".join(["the configuration has faults:"] + [f"  {fault}" for fault in faults]))
+    return _build(cls, accepted)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _build(cls: type[C], flat: Mapping[str, Scalar], prefix: str = "") -> C:
+    hints = get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for item in dataclasses.fields(cls):  # type: ignore[arg-type]
+        name = prefix + item.name
+        if dataclasses.is_dataclass(hints[item.name]):
+            arguments[item.name] = _build(hints[item.name], flat, name + ".")
+        elif name in flat:
+            arguments[item.name] = flat[name]
+    return cls(**arguments)
