@@ -1,0 +1,447 @@
+"""How good matches are: relative pose, epipolar and homography measures.
+
+The protocol is that of SuperGlue, LoFTR and 3DG-STFM. The error of a pair is the larger of the angle
+between the rotations and the angle between the directions of translation, the latter folded to
+``min(e, 180 - e)`` because an essential matrix leaves its sign open; a pair without a pose counts as
+infinite. A method is a callable ``(rgb0, rgb1) -> Matches``.
+
+    >>> pose_auc([0.0, float("inf")], (5.0,))
+    [0.5]
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike
+
+from stfm_ros.errors import DatasetError, RuntimeNotAvailable
+from stfm_ros.geometry import normalise_points
+from stfm_ros.pairs import Pair, rotation_angle_deg
+from stfm_ros.types import BoolArray, ByteArray, Camera, FloatArray, Matches
+
+Method = Callable[[ByteArray, ByteArray], Matches]
+#: pixels of both images without distortion (n, 2), their intrinsics, threshold in px -> R, t, inliers
+Solver = Callable[[FloatArray, FloatArray, Camera, Camera, float], tuple[FloatArray, FloatArray, BoolArray] | None]
+
+POSE_THRESHOLDS_DEG = (5.0, 10.0, 20.0)
+EPIPOLAR_THRESHOLDS = (1e-4, 5e-4)
+MMA_THRESHOLDS_PX = (1.0, 3.0, 5.0)
+CORNER_THRESHOLDS_PX = (3.0, 5.0, 10.0)
+CONFIDENCE = 0.99999  #: at which a robust solver may stop, as in LoFTR
+
+
+# -- measures ----------------------------------------------------------------------------------------
+
+
+def pose_error(T_gt: FloatArray, R: FloatArray, t: FloatArray) -> tuple[float, float]:
+    """Angles between an estimated and the true relative pose.
+
+    Args:
+        T_gt: (4, 4) true T_0to1.
+        R, t: (3, 3) and (3,) estimated T_0to1; the length of ``t`` does not matter.
+
+    Returns:
+        Rotation and translation error in degrees, the latter in [0, 90]. The translation error is 0
+        where the true translation is zero, and infinite where only the estimated one is; both are
+        infinite where the estimate is not finite.
+    """
+    if not (np.isfinite(R).all() and np.isfinite(t).all()):
+        return float("inf"), float("inf")
+    rotation = rotation_angle_deg(R @ T_gt[:3, :3].T)
+    truth = T_gt[:3, 3]
+    if np.linalg.norm(truth) < 1e-12:
+        return rotation, 0.0
+    if np.linalg.norm(t) < 1e-12:
+        return rotation, float("inf")
+    sine, cosine = np.linalg.norm(np.cross(truth, t)), abs(float(np.dot(truth, t)))
+    return rotation, float(np.degrees(np.arctan2(sine, cosine)))
+
+
+def pose_auc(errors: ArrayLike, thresholds: Sequence[float] = POSE_THRESHOLDS_DEG) -> list[float]:
+    """Area under the recall of ``errors``, up to each threshold and divided by it.
+
+    Recall is joined by straight lines from (0, 0) through the sorted errors and held to the threshold.
+
+    Args:
+        errors: (n,) any order; infinite or NaN counts as failed.
+
+    Returns:
+        One number in [0, 1] for each threshold; 0 where there are no errors at all.
+    """
+    ordered = np.sort(np.nan_to_num(np.asarray(errors, dtype=np.float64).ravel(), nan=np.inf))
+    x = np.concatenate([[0.0], ordered])
+    recall = np.arange(len(x)) / max(len(ordered), 1)
+    areas = []
+    for threshold in thresholds:
+        n = int(np.searchsorted(x, threshold))
+        xs, ys = np.append(x[:n], threshold), np.append(recall[:n], recall[n - 1])
+        areas.append(float(np.sum(np.diff(xs) * (ys[1:] + ys[:-1]) / 2) / threshold))
+    return areas
+
+
+def auc_interval(
+    errors: ArrayLike, thresholds: Sequence[float] = POSE_THRESHOLDS_DEG, draws: int = 1000, seed: int = 0
+) -> list[tuple[float, float]]:
+    """Bootstrap 95 % interval of :func:`pose_auc`, over the choice of pairs."""
+    values = np.asarray(errors, dtype=np.float64).ravel()
+    if len(values) == 0:
+        return [(0.0, 0.0)] * len(thresholds)
+    rng = np.random.default_rng(seed)
+    areas = [pose_auc(rng.choice(values, len(values)), thresholds) for _ in range(draws)]
+    low, high = np.percentile(areas, [2.5, 97.5], axis=0)
+    return [(float(a), float(b)) for a, b in zip(low, high)]
+
+
+def epipolar_errors(rays0: FloatArray, rays1: FloatArray, T_0to1: FloatArray) -> FloatArray:
+    """Symmetric squared epipolar distances in normalised coordinates, as in SuperGlue and LoFTR.
+
+    Args:
+        rays0, rays1: (n, 2) normalised points, see :func:`stfm_ros.geometry.normalise_points`.
+        T_0to1: (4, 4) true motion.
+
+    Returns:
+        (n,) float64.
+    """
+    x, y, z = T_0to1[:3, 3] / max(float(np.linalg.norm(T_0to1[:3, 3])), 1e-12)
+    E = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ T_0to1[:3, :3]
+    points0, points1 = _homogeneous(rays0), _homogeneous(rays1)
+    lines1, lines0 = points0 @ E.T, points1 @ E
+    algebraic = np.sum(points1 * lines1, axis=1) ** 2
+    weights = 1 / np.maximum(np.sum(lines1[:, :2] ** 2, axis=1), 1e-18)
+    weights += 1 / np.maximum(np.sum(lines0[:, :2] ** 2, axis=1), 1e-18)
+    errors: FloatArray = algebraic * weights
+    return errors
+
+
+def homography_errors(keypoints0: ArrayLike, keypoints1: ArrayLike, H_0to1: FloatArray) -> FloatArray:
+    """(n,) distances in pixels of image 1 between ``keypoints1`` and ``H_0to1`` (3, 3) of ``keypoints0`` (n, 2)."""
+    points0, points1 = np.asarray(keypoints0, np.float64), np.asarray(keypoints1, np.float64)
+    if len(points0) == 0:
+        return np.zeros(0)
+    distances: FloatArray = np.linalg.norm(_warp(points0, H_0to1) - points1, axis=1)
+    return distances
+
+
+def corner_error(matches: Matches, H_0to1: FloatArray, width: int, height: int, threshold_px: float = 3.0) -> float:
+    """Mean distance in pixels of the four corners of image 0 under the estimated and the true homography.
+
+    Returns:
+        Infinity where no homography can be estimated.
+    """
+    if len(matches) < 4:
+        return float("inf")
+    H, _ = cv2.findHomography(matches.keypoints0, matches.keypoints1, cv2.USAC_MAGSAC, threshold_px)
+    if H is None or not np.isfinite(H).all():
+        return float("inf")
+    corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], dtype=np.float64)
+    return float(np.linalg.norm(_warp(corners, np.asarray(H)) - _warp(corners, H_0to1), axis=1).mean())
+
+
+# -- solvers -----------------------------------------------------------------------------------------
+
+
+def solve_opencv(
+    points0: FloatArray, points1: FloatArray, camera0: Camera, camera1: Camera, threshold_px: float
+) -> tuple[FloatArray, FloatArray, BoolArray] | None:
+    """LoFTR's protocol: RANSAC of an essential matrix at ``threshold_px`` over the mean focal length, cheirality."""
+    rays0, rays1 = normalise_points(points0, camera0), normalise_points(points1, camera1)
+    focal = np.mean([camera0.K[0, 0], camera0.K[1, 1], camera1.K[0, 0], camera1.K[1, 1]])
+    cv2.setRNGSeed(0)
+    E, mask = cv2.findEssentialMat(
+        rays0, rays1, np.eye(3), method=cv2.RANSAC, prob=CONFIDENCE, threshold=threshold_px / float(focal)
+    )
+    if E is None:
+        return None
+    best: tuple[FloatArray, FloatArray, BoolArray] | None = None
+    for candidate in np.split(np.asarray(E), len(E) // 3):
+        _, R, t, seen = cv2.recoverPose(candidate, rays0, rays1, np.eye(3), 1e9, mask=mask.copy())
+        inliers = np.asarray(seen).ravel() > 0
+        if best is None or inliers.sum() > best[2].sum():
+            best = np.asarray(R, np.float64), np.asarray(t, np.float64).ravel(), inliers
+    return best
+
+
+def solve_poselib(
+    points0: FloatArray, points1: FloatArray, camera0: Camera, camera1: Camera, threshold_px: float
+) -> tuple[FloatArray, FloatArray, BoolArray] | None:
+    """PoseLib's LO-RANSAC with a final refinement, at an epipolar error of ``threshold_px``."""
+    try:
+        import poselib
+    except ImportError as error:
+        raise RuntimeNotAvailable(
+            "the solver poselib is not installed: pip install poselib, or choose the solver opencv"
+        ) from error
+    options = {"max_epipolar_error": threshold_px, "success_prob": CONFIDENCE}
+    models = [_poselib_camera(camera) for camera in (camera0, camera1)]
+    pose, info = poselib.estimate_relative_pose(points0, points1, *models, options, {})
+    inliers = np.asarray(info["inliers"], dtype=np.bool_)
+    return np.asarray(pose.R), np.asarray(pose.t).ravel(), inliers
+
+
+#: name -> solver and its threshold in pixels
+SOLVERS: dict[str, tuple[Solver, float]] = {"poselib": (solve_poselib, 1.0), "opencv": (solve_opencv, 0.5)}
+
+
+# -- pose on pairs -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """One method on one pair; angles in degrees, infinite where there is no pose."""
+
+    index0: int
+    index1: int
+    overlap: float
+    rotation_deg: float
+    translation_deg: float
+    matches: int
+    inliers: int
+    precision: tuple[float, ...]  #: share of matches below each of EPIPOLAR_THRESHOLDS; 0 without matches
+    ms: float
+
+    @property
+    def error_deg(self) -> float:
+        """The larger of both angles."""
+        return max(self.rotation_deg, self.translation_deg)
+
+
+@dataclass(frozen=True)
+class PoseScore:
+    """One method on all pairs. AUC and precision are shares in [0, 1]; medians count failed pairs as infinite."""
+
+    method: str
+    solver: str
+    threshold_px: float
+    image_size: str  #: width x height of the images given to the method
+    K: tuple[float, float, float, float]  #: fx fy cx cy of the (first) pair in pixels
+    most_matches: int  #: of any pair: the budget the method used
+    pairs: int
+    auc: dict[str, float]
+    auc_95: dict[str, tuple[float, float]]
+    median_error_deg: float
+    median_rotation_deg: float
+    median_translation_deg: float
+    precision: dict[str, float]  #: mean over the pairs, by epipolar threshold
+    median_matches: float
+    median_inliers: float
+    failures: int
+    median_ms: float
+    scores: tuple[PairScore, ...]
+
+    def to_dict(self, with_pairs: bool = False) -> dict[str, Any]:
+        """For JSON; numbers that are not finite become None."""
+        record = asdict(self)
+        if not with_pairs:
+            del record["scores"]
+        return {key: _finite(value) for key, value in record.items()}
+
+
+def evaluate_pairs(
+    methods: Mapping[str, Method],
+    pairs: Sequence[Pair],
+    solver: str = "poselib",
+    threshold_px: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, PoseScore]:
+    """Measure several methods on the same pairs, with the same solver.
+
+    Args:
+        methods: by name.
+        pairs: e.g. of :func:`stfm_ros.pairs.sample_pairs`.
+        solver: one of :data:`SOLVERS`.
+        threshold_px: inlier threshold; the solver's own default if not given.
+        progress: called with pairs done and pairs in all.
+
+    Raises:
+        RuntimeNotAvailable: the solver is unknown or not installed.
+        DatasetError: there are no pairs.
+    """
+    if solver not in SOLVERS:
+        raise RuntimeNotAvailable(f"solver {solver!r} is not one of {', '.join(SOLVERS)}")
+    if not pairs:
+        raise DatasetError("there are no pairs to evaluate; sample them with stfm_ros.pairs.sample_pairs")
+    solve, default_px = SOLVERS[solver]
+    limit = default_px if threshold_px is None else threshold_px
+    scores: dict[str, list[PairScore]] = {name: [] for name in methods}
+    for done, pair in enumerate(pairs, start=1):
+        image0, image1 = pair.images
+        for name, method in methods.items():
+            began = time.perf_counter()
+            matches = method(image0, image1)
+            ms = 1e3 * (time.perf_counter() - began)
+            scores[name].append(_score_pair(pair, matches, solve, limit, ms))
+        if progress:
+            progress(done, len(pairs))
+    camera = pairs[0].cameras[0]
+    size = f"{camera.width}x{camera.height}"
+    K = (float(camera.K[0, 0]), float(camera.K[1, 1]), float(camera.K[0, 2]), float(camera.K[1, 2]))
+    return {name: _summary(name, solver, limit, size, K, scores[name]) for name in methods}
+
+
+def _score_pair(pair: Pair, matches: Matches, solve: Solver, threshold_px: float, ms: float) -> PairScore:
+    camera0, camera1 = pair.cameras
+    rays0, rays1 = normalise_points(matches.keypoints0, camera0), normalise_points(matches.keypoints1, camera1)
+    usable = np.isfinite(rays0).all(axis=1) & np.isfinite(rays1).all(axis=1)
+    rays0, rays1 = rays0[usable], rays1[usable]
+    errors = epipolar_errors(rays0, rays1, pair.T_0to1)
+    precision = tuple(float(np.sum(errors < limit)) / max(len(matches), 1) for limit in EPIPOLAR_THRESHOLDS)
+    solved = None
+    if len(rays0) >= 5:
+        pinhole0, pinhole1 = _pinhole(camera0), _pinhole(camera1)
+        solved = solve(_pixels(rays0, pinhole0), _pixels(rays1, pinhole1), pinhole0, pinhole1, threshold_px)
+    rotation = translation = float("inf")
+    inliers = 0
+    if solved is not None and solved[2].any():
+        rotation, translation = pose_error(pair.T_0to1, solved[0], solved[1])
+        inliers = int(solved[2].sum())
+    return PairScore(
+        pair.index0, pair.index1, pair.overlap, rotation, translation, len(matches), inliers, precision, ms
+    )
+
+
+def _summary(
+    name: str,
+    solver: str,
+    threshold_px: float,
+    image_size: str,
+    K: tuple[float, float, float, float],
+    scores: list[PairScore],
+) -> PoseScore:
+    errors = [score.error_deg for score in scores]
+    names = [f"{threshold:g}" for threshold in POSE_THRESHOLDS_DEG]
+    return PoseScore(
+        method=name,
+        solver=solver,
+        threshold_px=threshold_px,
+        image_size=image_size,
+        K=K,
+        most_matches=max(score.matches for score in scores),
+        pairs=len(scores),
+        auc=dict(zip(names, pose_auc(errors))),
+        auc_95=dict(zip(names, auc_interval(errors))),
+        median_error_deg=float(np.median(errors)),
+        median_rotation_deg=float(np.median([score.rotation_deg for score in scores])),
+        median_translation_deg=float(np.median([score.translation_deg for score in scores])),
+        precision={
+            f"{limit:g}": float(np.mean([score.precision[i] for score in scores]))
+            for i, limit in enumerate(EPIPOLAR_THRESHOLDS)
+        },
+        median_matches=float(np.median([score.matches for score in scores])),
+        median_inliers=float(np.median([score.inliers for score in scores])),
+        failures=int(np.sum(np.isinf(errors))),
+        median_ms=float(np.median([score.ms for score in scores])),
+        scores=tuple(scores),
+    )
+
+
+# -- homographies ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HomographyScore:
+    """One method on one planar sequence (images 1 and k). Shares in [0, 1], means over the pairs."""
+
+    method: str
+    sequence: str
+    pairs: int
+    mma: dict[str, float]  #: share of matches within so many pixels of the truth; 0 without matches
+    corner_auc: dict[str, float]  #: as pose_auc, of the mean corner error in pixels
+    median_corner_px: float
+    median_matches: float
+    mma_by_pair: tuple[float, ...]  #: at 3 px, in order of k
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; numbers that are not finite become None."""
+        return {key: _finite(value) for key, value in asdict(self).items()}
+
+
+def evaluate_homographies(methods: Mapping[str, Method], folder: Path) -> dict[str, HomographyScore]:
+    """Measure methods on a folder of Oxford's affine data: ``1.jpg`` ... and ``H_1_k`` (maps image 1 to k).
+
+    Raises:
+        DatasetError: an image or a homography is missing.
+    """
+    truths = sorted(folder.glob("H_1_*"), key=lambda path: int(path.name[4:]))
+    if not truths:
+        raise DatasetError(f"{folder} holds no H_1_k file; expected a sequence of Oxford's affine data set")
+    reference = _read(folder, 1)
+    height, width = reference.shape[:2]
+    found: dict[str, list[tuple[FloatArray, float]]] = {name: [] for name in methods}
+    for path in truths:
+        H, image = np.loadtxt(path), _read(folder, int(path.name[4:]))
+        for name, method in methods.items():
+            matches = method(reference, image)
+            errors = homography_errors(matches.keypoints0, matches.keypoints1, H)
+            found[name].append((errors, corner_error(matches, H, width, height)))
+    return {name: _homography_summary(name, folder.name, rows) for name, rows in found.items()}
+
+
+def _homography_summary(name: str, sequence: str, rows: list[tuple[FloatArray, float]]) -> HomographyScore:
+    corners = [corner for _, corner in rows]
+    mma = {
+        limit: [float(np.mean(errors < limit)) if len(errors) else 0.0 for errors, _ in rows]
+        for limit in MMA_THRESHOLDS_PX
+    }
+    return HomographyScore(
+        method=name,
+        sequence=sequence,
+        pairs=len(rows),
+        mma={f"{limit:g}": float(np.mean(shares)) for limit, shares in mma.items()},
+        corner_auc=dict(zip([f"{px:g}" for px in CORNER_THRESHOLDS_PX], pose_auc(corners, CORNER_THRESHOLDS_PX))),
+        median_corner_px=float(np.median(corners)),
+        median_matches=float(np.median([len(errors) for errors, _ in rows])),
+        mma_by_pair=tuple(mma[3.0]),
+    )
+
+
+# -- helpers -----------------------------------------------------------------------------------------
+
+
+def _homogeneous(points: FloatArray) -> FloatArray:
+    """(n, 2) -> (n, 3) with a last column of ones."""
+    return np.column_stack([points, np.ones(len(points))])
+
+
+def _warp(points: FloatArray, H: FloatArray) -> FloatArray:
+    warped = _homogeneous(points) @ H.T
+    result: FloatArray = warped[:, :2] / warped[:, 2:]
+    return result
+
+
+def _pinhole(camera: Camera) -> Camera:
+    return Camera(camera.width, camera.height, camera.K)
+
+
+def _pixels(rays: FloatArray, camera: Camera) -> FloatArray:
+    pixels: FloatArray = _homogeneous(rays) @ camera.K[:2].T
+    return pixels
+
+
+def _poselib_camera(camera: Camera) -> dict[str, Any]:
+    K = camera.K
+    parameters = [K[0, 0], K[1, 1], K[0, 2], K[1, 2]]
+    return {"model": "PINHOLE", "width": camera.width, "height": camera.height, "params": parameters}
+
+
+def _read(folder: Path, number: int) -> ByteArray:
+    for path in sorted(folder.glob(f"{number}.*")):
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is not None:
+            return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    raise DatasetError(f"{folder} has no readable image {number}.jpg, .png or .ppm; expected Oxford's affine data set")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
