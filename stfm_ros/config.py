@@ -100,6 +100,7 @@ class TrackerConfig:
 class NodeConfig:
     """The ROS side of the matcher node. Topics are relative names: remap them at launch."""
 
+    autostart: bool = option(True, "Configure and activate at start; false waits for a lifecycle manager.")
     compressed: bool = option(False, "Subscribe to sensor_msgs/CompressedImage on image/compressed instead of image.")
     reliability: str = option("best_effort", "Reliability of the image subscription; camera_info follows it.", choices=("best_effort", "reliable"))
     debug_image_width: int = option(1280, "Width of the picture on matches/image.", unit="px", minimum=64, maximum=8192)

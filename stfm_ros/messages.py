@@ -1,0 +1,119 @@
+"""Messages as plain nested dicts with ROS field names, built here and nowhere else.
+
+``stfm_ros.nodes.conversion`` makes rclpy messages of them and ``stfm_ros.bags`` writes them into recordings, so that a
+live and an offline run say the same. Arrays stay NumPy arrays; converting them safely is left to those two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stfm_ros.rotation import matrix_to_quaternion
+from stfm_ros.types import ByteArray
+
+if TYPE_CHECKING:
+    from stfm_ros.tracker import Track
+
+Fields = dict[str, Any]
+
+
+def camera_info_topic(image_topic: str) -> str:
+    """The calibration that belongs to an image topic by ROS's convention: beside it, whatever the transport.
+
+    >>> camera_info_topic("/camera/image/compressed")
+    '/camera/camera_info'
+    """
+    return image_topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
+
+
+def time(stamp_ns: int) -> Fields:
+    """builtin_interfaces/Time."""
+    seconds, nanoseconds = divmod(int(stamp_ns), 1_000_000_000)
+    return {"sec": seconds, "nanosec": nanoseconds}
+
+
+def stamp_ns(header: Any) -> int:
+    """The stamp of a std_msgs/Header (of rclpy or of rosbags) in nanoseconds."""
+    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
+
+
+def header(stamp_ns: int, frame_id: str) -> Fields:
+    """std_msgs/Header."""
+    return {"stamp": time(stamp_ns), "frame_id": frame_id}
+
+
+def correspondences(track: Track, model_name: str, weights_hash: str) -> Fields:
+    """stfm_ros/Correspondences of a tracked image."""
+    matches = track.matches
+    return {
+        **_of_pair(track),
+        "width0": track.size0[0],
+        "height0": track.size0[1],
+        "width1": track.size1[0],
+        "height1": track.size1[1],
+        "keypoints0": matches.keypoints0.ravel(),
+        "keypoints1": matches.keypoints1.ravel(),
+        "confidence": matches.confidence,
+        "sigma": matches.sigma,
+        "inliers": track.pose.inliers,
+        "model_name": model_name,
+        "weights_hash": weights_hash,
+    }
+
+
+def relative_pose(track: Track) -> Fields:
+    """stfm_ros/RelativePose of a tracked image: the current camera in the reference camera."""
+    pose = track.pose
+    R, t = pose.camera1_in_camera0
+    return {
+        **_of_pair(track),
+        "pose": {
+            "pose": {
+                "position": dict(zip("xyz", t.tolist())),
+                "orientation": dict(zip("xyzw", matrix_to_quaternion(R).tolist())),
+            },
+            "covariance": pose.covariance.ravel(),
+        },
+        "metric": pose.metric,
+        "matches": len(track.matches),
+        "inliers": int(np.count_nonzero(pose.inliers)),
+        "parallax_deg": pose.parallax_deg,
+        "status": int(pose.status),
+        "reason": pose.reason,
+    }
+
+
+def image(stamp_ns: int, frame_id: str, rgb: ByteArray) -> Fields:
+    """sensor_msgs/Image of a (H, W, 3) uint8 RGB picture."""
+    height, width = rgb.shape[:2]
+    return {
+        "header": header(stamp_ns, frame_id),
+        "height": height,
+        "width": width,
+        "encoding": "rgb8",
+        "is_bigendian": 0,
+        "step": 3 * width,
+        "data": np.ascontiguousarray(rgb).ravel(),
+    }
+
+
+def diagnostics(stamp_ns: int, name: str, level: int, summary: str, values: Mapping[str, str]) -> Fields:
+    """diagnostic_msgs/DiagnosticArray of one status.
+
+    Args:
+        level: 0 OK, 1 WARN, 2 ERROR, 3 STALE.
+    """
+    pairs: Sequence[Fields] = [{"key": key, "value": value} for key, value in values.items()]
+    status = {"level": level, "name": name, "message": summary, "hardware_id": "", "values": pairs}
+    return {"header": header(stamp_ns, ""), "status": [status]}
+
+
+def _of_pair(track: Track) -> Fields:
+    return {
+        "header": header(track.stamp_ns, track.frame_id),
+        "reference_stamp": time(track.reference_stamp_ns),
+        "reference_frame_id": track.reference_frame_id,
+    }
