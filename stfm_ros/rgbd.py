@@ -1,4 +1,4 @@
-"""A folder of colour images, registered depth and camera poses: the layout that `stfm import-rgbd` and `stfm eval` take.
+"""A folder of colour images, registered depth and camera poses, as `stfm import-rgbd` and `stfm eval` take it.
 
     intrinsics.yaml   width, height, fx, fy, cx, cy (pixels); distortion (0 or 5 numbers, plumb_bob; optional);
                       depth_scale: metres = value / depth_scale (1000 where not given)
@@ -16,7 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import yaml
+import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from stfm_ros.errors import CameraError, DatasetError
 from stfm_ros.trajectory import read_tum, seconds_to_ns, text_rows
@@ -46,8 +46,8 @@ class RgbdFolder:
         missing = [name for name in ("intrinsics.yaml", "poses.txt", "rgb", "depth") if not (self.path / name).exists()]
         if missing:
             raise DatasetError(
-                f"{self.path} lacks {', '.join(missing)}: expected a folder with intrinsics.yaml, poses.txt (TUM lines, "
-                "camera to world), rgb/ and depth/"
+                f"{self.path} lacks {', '.join(missing)}: expected a folder with intrinsics.yaml, poses.txt "
+                "(TUM lines, camera to world), rgb/ and depth/"
             )
         self.camera, self.depth_scale = _read_intrinsics(self.path / "intrinsics.yaml")
         self._images = _files(self.path / "rgb", IMAGE_SUFFIXES)
@@ -76,7 +76,7 @@ class RgbdFolder:
             raise DatasetError(
                 f"{self._depths[i]} holds {raw.dtype} of shape {raw.shape}: expected one channel of 16 bit"
             )
-        return (raw / np.float32(self.depth_scale)).astype(np.float32)
+        return np.asarray(raw / self.depth_scale, np.float32)
 
     def _read(self, path: Path, flag: int) -> Any:
         image = cv2.imread(str(path), flag)
@@ -108,7 +108,9 @@ class RgbdFolder:
     def _check_frames(self, path: Path) -> None:
         rows = list(text_rows(path))
         if len(rows) != len(self.names):
-            raise DatasetError(f"{path} lists {len(rows)} frames, but rgb/ holds {len(self.names)}: expected one line each")
+            raise DatasetError(
+                f"{path} lists {len(rows)} frames, but rgb/ holds {len(self.names)}: expected a line each"
+            )
         for (where, words), name, stamp_ns in zip(rows, self.names, self.stamps_ns, strict=True):
             if len(words) != 2 or words[0] != name:
                 raise DatasetError(f"{where}: {' '.join(words)!r}: expected '{name} timestamp', in the order of rgb/")
@@ -129,7 +131,7 @@ def _read_intrinsics(path: Path) -> tuple[Camera, float]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
         raise DatasetError(f"{path} cannot be read as YAML: {fault}") from None
     if not isinstance(values, dict):
-        raise DatasetError(f"{path} holds {type(values).__name__}: expected a mapping with width, height, fx, fy, cx, cy")
+        raise DatasetError(f"{path} holds a {type(values).__name__}: expected width, height, fx, fy, cx, cy in pixels")
     missing = [name for name in ("width", "height", "fx", "fy", "cx", "cy") if name not in values]
     if missing:
         raise DatasetError(f"{path} lacks {', '.join(missing)}: expected width, height, fx, fy, cx, cy in pixels")
