@@ -1,0 +1,257 @@
+"""Textured scenes with exact depth and pose, rendered on one CPU core.
+
+    >>> scene = Scene.random(rng, photographs)
+    >>> first, second = random_pair_views(scene, rng, camera, difficulty=0.5)
+    >>> rendering = scene.render(camera, first)            # .image (H, W, 3) uint8, .depth (H, W) float32 metres
+
+World: z up, metres. ``T_w2c`` (4, 4) maps points of the world into the camera (optical frame: z forward, x
+right, y down). Pixel centres are at integers; depth is z at the pixel's centre and 0 where there is nothing.
+Everything follows from the generator that is given.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from stfm_ros.types import ByteArray, Camera, Float32Array, FloatArray
+from stfm_training.furnish import Builder
+from stfm_training.raster import Light, Raster, Rendering
+
+__all__ = ["Light", "Rendering", "Scene", "overlap", "random_pair_views", "trajectory"]
+
+Generator = np.random.Generator
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A room or a street.
+
+    Attributes:
+        raster: its surfaces.
+        kind: ``indoor`` or ``outdoor``.
+        lower, upper: (3,) the space in which cameras may be.
+        solids: (centre, radius) spheres that a camera stays out of.
+        targets: (n, 3) points worth looking at.
+        light: how it is lit unless told otherwise.
+    """
+
+    raster: Raster
+    kind: str
+    lower: FloatArray
+    upper: FloatArray
+    solids: tuple[tuple[FloatArray, float], ...]
+    targets: FloatArray
+    light: Light
+
+    @classmethod
+    def random(cls, rng: Generator, textures: Sequence[ByteArray], kind: str | None = None) -> Scene:
+        """A new scene.
+
+        Args:
+            textures: photographs, each (H, W, 3) uint8 RGB; a scene takes about twelve of them. May be empty.
+            kind: ``indoor``, ``outdoor``, or None for either (indoor twice as often).
+        """
+        if kind not in (None, "indoor", "outdoor"):
+            raise ValueError(f"kind {kind!r} is not one of indoor, outdoor, None")
+        kind = kind or ("indoor" if rng.random() < 0.67 else "outdoor")
+        builder = Builder(rng, textures)
+        builder.room() if kind == "indoor" else builder.street()
+        lower, upper = builder.lower, builder.upper
+        light = random_light(rng, lower, upper, kind)
+        raster = Raster(builder.faces, builder.rounds, builder.sky)
+        return cls(raster, kind, lower, upper, tuple(builder.solids), np.array(builder.targets), light)
+
+    def render(
+        self, camera: Camera, T_world_to_camera: FloatArray, light: Light | None = None, supersample: int = 1
+    ) -> Rendering:
+        """Draw the scene.
+
+        Args:
+            camera: pinhole; its distortion is ignored.
+            T_world_to_camera: (4, 4).
+            light: another light than the scene's own (see :meth:`relight`).
+            supersample: 2 draws four times the pixels and averages them: smooth edges for three times the time.
+        """
+        return self.raster.render(camera, T_world_to_camera, light or self.light, supersample)
+
+    def depth(self, camera: Camera, T_world_to_camera: FloatArray) -> Float32Array:
+        """(H, W) float32 metres without the picture; 0 where there is nothing."""
+        return self.raster.depth(camera, T_world_to_camera)
+
+    def relight(self, rng: Generator) -> Light:
+        """Another light for the same scene: a lamp moved, the sun round the corner."""
+        return random_light(rng, self.lower, self.upper, self.kind)
+
+    def is_free(self, place: FloatArray) -> bool:
+        """Whether a camera may be at ``place`` (3,)."""
+        if (place < self.lower).any() or (place > self.upper).any():
+            return False
+        return all(float(np.linalg.norm(place - centre)) > radius + 0.15 for centre, radius in self.solids)
+
+
+def random_light(rng: Generator, lower: FloatArray, upper: FloatArray, kind: str) -> Light:
+    """A lamp and a window, or the sun."""
+    direction = rng.standard_normal(3) * [1, 1, 0.4] + [0, 0, 1]
+    warm = rng.normal(0, 0.06)
+    colour = np.array([1 + warm, 1.0, 1 - warm])
+    point = rng.uniform(lower, upper + [0, 0, 1])
+    if kind == "outdoor":
+        ambient, near, reach = rng.uniform(0.45, 0.8), 0.0, 10.0
+        distant = rng.uniform(0.1, 0.6)
+    else:
+        ambient, near, reach = rng.uniform(0.2, 0.6), rng.uniform(0.2, 0.9), rng.uniform(1.5, 5.0)
+        distant = rng.uniform(0.1, 0.4)
+    scale = rng.uniform(0.85, 1.15) / (ambient + 0.5 * near + 0.5 * distant)
+    return Light(direction / np.linalg.norm(direction), ambient * scale, distant * scale, near * scale, point, reach, colour)
+
+
+def look_at(place: FloatArray, target: FloatArray, roll: float = 0.0) -> FloatArray:
+    """(4, 4) world to camera: at ``place``, looking at ``target``, turned by ``roll`` radians about its axis."""
+    forward = np.asarray(target, np.float64) - place
+    forward = forward / max(float(np.linalg.norm(forward)), 1e-9)
+    down = np.array([0, 0, -1.0]) if abs(forward[2]) < 0.98 else np.array([0.0, 1.0, 0.0])
+    right = np.cross(down, forward)
+    right /= np.linalg.norm(right)
+    R = np.stack([right, np.cross(forward, right), forward])
+    c, s = np.cos(roll), np.sin(roll)
+    R = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) @ R
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = R, -R @ place
+    return T
+
+
+def overlap(depth0: Float32Array, depth1: Float32Array, camera: Camera, T_0to1: FloatArray) -> float:
+    """The share of pixels with depth of view 0 that view 1 sees too (within 5 % of depth)."""
+    y, x = np.nonzero(depth0 > 0)
+    if not len(x):
+        return 0.0
+    z = depth0[y, x].astype(np.float64)
+    points = np.linalg.inv(camera.K) @ np.stack([x * z, y * z, z])
+    moved = T_0to1[:3, :3] @ points + T_0to1[:3, 3:]
+    ahead = moved[2] > 0.05
+    uv = camera.K @ moved[:, ahead]
+    u, v = np.rint(uv[:2] / uv[2]).clip(-1, 1e6).astype(int)
+    inside = (u >= 0) & (v >= 0) & (u < camera.width) & (v < camera.height)
+    seen = depth1[v[inside], u[inside]]
+    agree = abs(seen - moved[2, ahead][inside]) < 0.05 * seen
+    return float(agree.sum() / depth0.size)
+
+
+def random_pair_views(scene: Scene, rng: Generator, camera: Camera, difficulty: float = 0.5) -> tuple[FloatArray, FloatArray]:
+    """Two views of one part of a scene, as T_world_to_camera.
+
+    ``difficulty`` in 0..1 widens baseline, turn, roll, change of distance and occlusion. The overlap (see
+    :func:`overlap`) is at least 0.65 - 0.45 difficulty where twenty tries find such a pair, else the best found.
+    """
+    small = Camera(64, 48, np.diag([64 / camera.width, 48 / camera.height, 1.0]) @ camera.K)
+    wanted = 0.65 - 0.45 * difficulty
+    best: tuple[float, FloatArray, FloatArray] | None = None
+    for _ in range(20):
+        first = _view(scene, rng, small, difficulty)
+        if first is None:
+            continue
+        T0, depth0, target = first
+        for _ in range(4):
+            T1 = _moved(rng, T0, depth0, target, difficulty)
+            place = -T1[:3, :3].T @ T1[:3, 3]
+            if not scene.is_free(place):
+                continue
+            depth1 = scene.depth(small, T1)
+            if not _is_usable(depth1):
+                continue
+            T_0to1 = T1 @ np.linalg.inv(T0)
+            share = min(overlap(depth0, depth1, small, T_0to1), overlap(depth1, depth0, small, np.linalg.inv(T_0to1)))
+            if best is None or share > best[0]:
+                best = share, T0, T1
+            if share >= wanted:
+                return T0, T1
+    if best is None:  # a scene too crowded to move in: look round from the middle
+        T0 = look_at((scene.lower + scene.upper) / 2, scene.targets[0])
+        return T0, T0
+    return best[1], best[2]
+
+
+def _is_usable(depth: Float32Array) -> bool:
+    """Not with the nose at a wall, nor into the sky."""
+    seen = depth[depth > 0]
+    return len(seen) > 0.4 * depth.size and float(np.percentile(seen, 10)) > 0.35 and float(np.median(seen)) > 0.7
+
+
+def _view(
+    scene: Scene, rng: Generator, camera: Camera, difficulty: float
+) -> tuple[FloatArray, Float32Array, FloatArray] | None:
+    place = rng.uniform(scene.lower, scene.upper)
+    if not scene.is_free(place):
+        return None
+    distances = np.linalg.norm(scene.targets - place, axis=1)
+    near = np.nonzero((distances > 0.8) & (distances < 12))[0]
+    if not len(near):
+        return None
+    target = scene.targets[rng.choice(near)] + rng.normal(0, 0.3, 3)
+    T = look_at(place, target, rng.normal(0, 0.05 + 0.15 * difficulty))
+    depth = scene.depth(camera, T)
+    return (T, depth, target) if _is_usable(depth) else None
+
+
+def _moved(rng: Generator, T0: FloatArray, depth0: Float32Array, target: FloatArray, difficulty: float) -> FloatArray:
+    """A second view of what the first one looks at."""
+    R0, place = T0[:3, :3], -T0[:3, :3].T @ T0[:3, 3]
+    median = float(np.median(depth0[depth0 > 0]))
+    step = rng.standard_normal(3) * [1.0, 0.5, 0.6]  # right, down, forward of camera 0
+    step *= median * rng.uniform(0.03, 0.1 + 0.6 * difficulty) / max(float(np.linalg.norm(step)), 1e-9)
+    moved = place + R0.T @ step
+    forward = place + R0[2] * median
+    aim = forward + rng.standard_normal(3) * median * (0.04 + 0.22 * difficulty)
+    c = float(np.clip(R0[0] @ [0, 0, -1], -1, 1))
+    roll0 = np.arctan2(c, float(R0[1] @ [0, 0, -1]))
+    large = rng.random() < 0.15 * difficulty
+    roll = -roll0 + rng.normal(0, 0.03 + 0.12 * difficulty + (0.6 if large else 0.0))
+    return look_at(moved, aim, roll)
+
+
+def trajectory(scene: Scene, rng: Generator, n: int, step_m: float = 0.015) -> FloatArray:
+    """(n, 4, 4) T_world_to_camera of a hand-held walk: smooth, about ``step_m`` a frame, eyes on the scene."""
+    for _ in range(200):
+        start = rng.uniform(scene.lower, scene.upper)
+        direction = rng.uniform(0, 2 * np.pi)
+        heading = np.array([np.cos(direction), np.sin(direction), rng.normal(0, 0.15)])
+        bend = rng.uniform(-0.8, 0.8)
+        t = np.linspace(0, 1, n)[:, None]
+        length = step_m * n
+        side = np.array([-heading[1], heading[0], 0])
+        path = start + length * (heading * t + bend * side * t * t)
+        for k, axis in enumerate(np.eye(3)):  # the hand's own sway
+            path = path + 0.6 * step_m * (k + 1) ** -0.5 * np.sin(2 * np.pi * (t * n / rng.uniform(18, 40)) + rng.uniform(0, 6.3)) * axis
+        if not all(scene.is_free(place) for place in path[:: max(1, n // 12)]):
+            continue
+        distances = np.linalg.norm(scene.targets - path.mean(0), axis=1)
+        near = np.nonzero((distances > 1.2) & (distances < 8))[0]
+        if not len(near):
+            continue
+        aim0, aim1 = scene.targets[rng.choice(near)], scene.targets[rng.choice(near)]
+        share = min(1.0, n * 0.012 * float(distances.min() + 1) / max(float(np.linalg.norm(aim1 - aim0)), 1e-6))
+        roll = 0.03 * np.sin(np.linspace(0, rng.uniform(2, 8), n))
+        views = np.stack([look_at(place, aim0 + share * u * (aim1 - aim0), r) for place, u, r in zip(path, t, roll)])
+        camera = Camera(64, 48, np.array([[55, 0, 31.5], [0, 55, 23.5], [0, 0, 1.0]]))
+        if all(_is_usable(scene.depth(camera, view)) for view in views[:: max(1, n // 6)]):
+            return views
+    raise ValueError(f"no free walk of {n} steps in this scene: draw another one")
+
+
+def photographs(folder: str, longest: int = 640) -> list[ByteArray]:
+    """The pictures of a folder as RGB arrays, the longer side at most ``longest`` pixels."""
+    from pathlib import Path
+
+    images = []
+    for path in sorted(Path(folder).iterdir()):
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            continue
+        scale = min(1.0, longest / max(image.shape[:2]))
+        if scale < 1:
+            image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        images.append(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8))
+    return images
