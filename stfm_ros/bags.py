@@ -34,18 +34,6 @@ _METADATA_VERSION: Final = 8
 _REPAIR = "it is truncated or damaged: try `mcap recover` or `ros2 bag reindex`, or record it again"
 
 
-def camera_info_topic(image_topic: str) -> str:
-    """The camera_info that belongs to an image topic by ROS's convention: beside it, whatever the transport.
-
-    >>> camera_info_topic("/camera/image/compressed")
-    '/camera/camera_info'
-    """
-    base = image_topic
-    for transport in ("/compressed", "/compressedDepth"):
-        base = base.removesuffix(transport)
-    return base.rpartition("/")[0] + "/camera_info"
-
-
 @dataclass(frozen=True)
 class TopicInfo:
     """A topic of a bag: the ROS type, e.g. ``sensor_msgs/msg/Image``, and how many messages it has."""

@@ -332,7 +332,7 @@ def _compressed_depth(msg: Any) -> Float32Array:
 
 def _metres(pixels: NDArray[Any]) -> Float32Array:
     if pixels.dtype == np.uint16:
-        return pixels.astype(np.float32) * np.float32(0.001)
+        return np.asarray(pixels * np.float32(0.001), np.float32)
     metres = pixels.astype(np.float32)
     return np.asarray(np.where(np.isfinite(metres) & (metres > 0), metres, 0), np.float32)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stfm_ros.rotation import matrix_to_quaternion
-from stfm_ros.types import ByteArray
+from stfm_ros.types import ByteArray, Camera, Float32Array, FloatArray
 
 if TYPE_CHECKING:
     from stfm_ros.tracker import Track
@@ -97,6 +97,58 @@ def image(stamp_ns: int, frame_id: str, rgb: ByteArray) -> Fields:
         "is_bigendian": 0,
         "step": 3 * width,
         "data": np.ascontiguousarray(rgb).ravel(),
+    }
+
+
+def compressed_image(stamp_ns: int, frame_id: str, form: str, data: bytes) -> Fields:
+    """sensor_msgs/CompressedImage.
+
+    Args:
+        form: the encoding and the codec, e.g. ``rgb8; jpeg compressed bgr8``.
+        data: a whole JPEG or PNG file.
+    """
+    return {"header": header(stamp_ns, frame_id), "format": form, "data": np.frombuffer(data, np.uint8)}
+
+
+def depth_image(stamp_ns: int, frame_id: str, depth: Float32Array) -> Fields:
+    """sensor_msgs/Image in 16UC1, millimetres (REP-118), of (H, W) float32 metres; 0 also where 16 bit do not reach."""
+    millimetres = np.round(depth.astype(np.float64) * 1000)
+    height, width = depth.shape
+    return {
+        "header": header(stamp_ns, frame_id),
+        "height": height,
+        "width": width,
+        "encoding": "16UC1",
+        "is_bigendian": 0,
+        "step": 2 * width,
+        "data": np.where(millimetres <= 65535, millimetres, 0).astype("<u2").view(np.uint8).ravel(),
+    }
+
+
+def camera_info(stamp_ns: int, frame_id: str, camera: Camera) -> Fields:
+    """sensor_msgs/CameraInfo of a single camera, without ROI and binning."""
+    # ROS has no name for an undistorted camera: it is plumb_bob with zeros
+    undistorted = camera.distortion_model == "none"
+    return {
+        "header": header(stamp_ns, frame_id),
+        "height": camera.height,
+        "width": camera.width,
+        "distortion_model": "plumb_bob" if undistorted else camera.distortion_model,
+        "d": np.zeros(5) if undistorted else camera.D,
+        "k": camera.K.ravel(),
+        "r": np.eye(3).ravel(),
+        "p": np.hstack([camera.K, np.zeros((3, 1))]).ravel(),
+    }
+
+
+def pose_stamped(stamp_ns: int, frame_id: str, pose: FloatArray) -> Fields:
+    """geometry_msgs/PoseStamped of a (4, 4) transform from the body into ``frame_id``, metres."""
+    return {
+        "header": header(stamp_ns, frame_id),
+        "pose": {
+            "position": dict(zip("xyz", pose[:3, 3].tolist())),
+            "orientation": dict(zip("xyzw", matrix_to_quaternion(pose[:3, :3]).tolist())),
+        },
     }
 
 
