@@ -2,18 +2,21 @@
 
 World: z up, metres, the floor at z = 0. Sizes are those of real things.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
 from stfm_ros.types import ByteArray, FloatArray
 from stfm_training.raster import Face, Round
-from stfm_training.textures import Texture, crop, leaves, mirrored, procedural, value_noise
+from stfm_training.textures import Texture, leaves, mirrored, procedural, value_noise
 
 Generator = np.random.Generator
+Vector: TypeAlias = "Sequence[float] | FloatArray"
 WALLS = ("plain", "plain", "plain", "cloudy", "bricks", "stripes", "wood")
 FLOORS = ("wood", "bricks", "cloudy", "checkers", "plain")
 GROUNDS = ("cloudy", "cloudy", "bricks", "plain")
@@ -42,7 +45,7 @@ class Builder:
 
     def __post_init__(self) -> None:
         count = min(len(self.photographs), 12)
-        chosen = self.rng.choice(len(self.photographs), count, replace=False) if count else []
+        chosen: list[int] = list(self.rng.choice(len(self.photographs), count, replace=False)) if count else []
         self._whole = [Texture(np.ascontiguousarray(self.photographs[int(i)])) for i in chosen]
         self._things = [procedural(self.rng, THINGS) for _ in range(5)]
         for i in chosen[:3]:
@@ -90,16 +93,18 @@ class Builder:
         w, h = (share, share / aspect) if aspect > 1 else (share * aspect, share)
         w, h = max(w, 0.12), max(h, 0.12)
         x, y = rng.uniform(0, 1 - w), rng.uniform(0, 1 - h)
-        part = np.array([[w * (width - 1), 0, x * (width - 1)], [0, -h * (height - 1), (y + h) * (height - 1)], [0, 0, 1.0]])
+        part = np.array(
+            [[w * (width - 1), 0, x * (width - 1)], [0, -h * (height - 1), (y + h) * (height - 1)], [0, 0, 1.0]]
+        )
         return np.asarray(part @ flip)
 
     # -- primitives -------------------------------------------------------------------------------------------
 
     def face(
         self,
-        origin: FloatArray,
-        u: FloatArray,
-        v: FloatArray,
+        origin: Vector,
+        u: Vector,
+        v: Vector,
         texture: Texture,
         *,
         tile_m: float | None = None,
@@ -118,8 +123,8 @@ class Builder:
 
     def box(
         self,
-        centre: FloatArray,
-        size: Sequence[float],
+        centre: Vector,
+        size: Vector,
         yaw: float = 0.0,
         textures: Sequence[Texture] = (),
         tilt: FloatArray | None = None,
@@ -139,38 +144,60 @@ class Builder:
         if bottom:
             self.face(corner + y, x, -y, pick[5])
 
-    def solid(self, centre: FloatArray, radius: float) -> None:
+    def solid(self, centre: Vector, radius: float) -> None:
         """Something to keep out of, and to look at."""
         self.solids.append((np.asarray(centre, np.float64), radius))
         self.targets.append(np.asarray(centre, np.float64))
 
-    def cylinder(self, base: FloatArray, radius: float, height: float, texture: Texture | None = None) -> None:
+    def cylinder(self, base: Vector, radius: float, height: float, texture: Texture | None = None) -> None:
         """An upright cylinder that stands on ``base``."""
         texture = texture or self.thing()
         base = np.asarray(base, np.float64)
         up = np.array([0, 0, height])
-        self.rounds.append(Round(base + up / 2, np.diag([radius, radius, height / 2]), texture, True, int(self.rng.integers(1, 4))))
+        self.rounds.append(
+            Round(base + up / 2, np.diag([radius, radius, height / 2]), texture, True, int(self.rng.integers(1, 4)))
+        )
         corner = base + up - [radius, radius, 0]
         self.face(corner, np.array([2 * radius, 0, 0]), np.array([0, 2 * radius, 0]), self.thing(), round=True)
 
-    def ball(self, centre: FloatArray, axes: Sequence[float], texture: Texture | None = None, repeats: int = 0) -> None:
+    def ball(self, centre: Vector, axes: Vector, texture: Texture | None = None, repeats: int = 0) -> None:
         """An ellipsoid, turned at random about the vertical."""
         A = rotation_z(self.rng.uniform(0, 2 * np.pi)) @ np.diag(axes)
         self.rounds.append(
-            Round(np.asarray(centre, np.float64), A, texture or self.thing(), False, repeats or int(self.rng.integers(1, 4)))
+            Round(
+                np.asarray(centre, np.float64),
+                A,
+                texture or self.thing(),
+                False,
+                repeats or int(self.rng.integers(1, 4)),
+            )
         )
 
     # -- furniture --------------------------------------------------------------------------------------------
 
     def furniture(self, place: FloatArray) -> None:
         """One piece of furniture that stands on the floor at ``place`` (2,)."""
-        makers = (self.cupboard, self.cupboard, self.table, self.table, self.shelf, self.chair, self.stack, self.plant, self.pillar, self.board, self.sofa)
+        makers = (
+            self.cupboard,
+            self.cupboard,
+            self.table,
+            self.table,
+            self.shelf,
+            self.chair,
+            self.stack,
+            self.plant,
+            self.pillar,
+            self.board,
+            self.sofa,
+        )
         makers[int(self.rng.integers(len(makers)))](np.array([place[0], place[1], 0.0]), float(self.yaw()))
 
     def yaw(self) -> float:
         """Mostly along the walls."""
         rng = self.rng
-        return float(rng.integers(4) * np.pi / 2 + (rng.normal(0, 0.08) if rng.random() < 0.6 else rng.uniform(-0.8, 0.8)))
+        return float(
+            rng.integers(4) * np.pi / 2 + (rng.normal(0, 0.08) if rng.random() < 0.6 else rng.uniform(-0.8, 0.8))
+        )
 
     def cupboard(self, place: FloatArray, yaw: float) -> None:
         """A cupboard, a fridge, a chest: often with something on top."""
@@ -211,7 +238,13 @@ class Builder:
             z = base[2]
             for _ in range(int(rng.integers(2, 6))):
                 size = np.array([rng.uniform(0.5, 1.0) * reach, rng.uniform(0.7, 1.4) * reach, rng.uniform(0.02, 0.07)])
-                self.box([base[0], base[1], z + size[2] / 2], size, yaw + rng.normal(0, 0.3), [self.thing(0.5), self.thing(0.2)], bottom=False)
+                self.box(
+                    [base[0], base[1], z + size[2] / 2],
+                    size,
+                    yaw + rng.normal(0, 0.3),
+                    [self.thing(0.5), self.thing(0.2)],
+                    bottom=False,
+                )
                 z += size[2]
         elif kind == 2:
             w, h = rng.uniform(0.4, 0.8), rng.uniform(0.25, 0.5)
@@ -245,7 +278,13 @@ class Builder:
                 thick = rng.uniform(0.04, 0.18)
                 high = h / boards * rng.uniform(0.45, 0.85)
                 deep = d * rng.uniform(0.5, 0.9)
-                self.box(place + R @ [x + thick / 2, 0, z + 0.015 + high / 2], [thick, deep, high], yaw, [self.thing(0.4)], bottom=False)
+                self.box(
+                    place + R @ [x + thick / 2, 0, z + 0.015 + high / 2],
+                    [thick, deep, high],
+                    yaw,
+                    [self.thing(0.4)],
+                    bottom=False,
+                )
                 x += thick + (rng.uniform(0.05, 0.3) if rng.random() < 0.3 else 0.005)
         self.solid(place + [0, 0, h / 2], 0.6 * w)
 
@@ -257,7 +296,9 @@ class Builder:
         self.box(place + R @ [0, w / 2, 0.75], [w, 0.04, 0.5], yaw, [seat])
         for sx in (-1, 1):
             for sy in (-1, 1):
-                self.box(place + R @ [sx * w * 0.45, sy * w * 0.45, 0.22], [0.035, 0.035, 0.44], yaw, [leg], bottom=False)
+                self.box(
+                    place + R @ [sx * w * 0.45, sy * w * 0.45, 0.22], [0.035, 0.035, 0.44], yaw, [leg], bottom=False
+                )
         self.solid(place + [0, 0, 0.5], 0.5 * w)
 
     def sofa(self, place: FloatArray, yaw: float) -> None:
@@ -315,7 +356,9 @@ class Builder:
         w, h = rng.uniform(0.5, 1.6), rng.uniform(0.6, 1.9)
         lean = rng.uniform(-0.5, 0.5)
         tilt = rotation_z(yaw) @ rotation_x(lean)
-        self.box(place + [0, 0, h / 2 * np.cos(lean)], [w, 0.05, h], tilt=tilt, textures=[self.photograph(), self._things[1]])
+        self.box(
+            place + [0, 0, h / 2 * np.cos(lean)], [w, 0.05, h], tilt=tilt, textures=[self.photograph(), self._things[1]]
+        )
         self.solid(place + [0, 0, h / 2], 0.5 * w)
 
     def scatter(self, place: FloatArray) -> None:
@@ -331,7 +374,7 @@ class Builder:
 
     # -- places -----------------------------------------------------------------------------------------------
 
-    def wall(self, origin: FloatArray, u: FloatArray, height: float, opening: bool) -> None:
+    def wall(self, origin: Vector, u: FloatArray, height: float, opening: bool) -> None:
         """A wall with pictures on it and at times an opening; u runs to the right as seen from the room."""
         rng = self.rng
         width = float(np.linalg.norm(u))
@@ -347,7 +390,11 @@ class Builder:
             holes = [(x, x + w, low, min(height - 0.2, 2.1 if door else low + rng.uniform(0.7, 1.4)))]
         pieces = [(-0.01, width + 0.01, -0.01, height + 0.01)]
         for x0, x1, z0, z1 in holes:
-            pieces = [(-0.01, x0, -0.01, height + 0.01), (x1, width + 0.01, -0.01, height + 0.01), (x0, x1, z1, height + 0.01)]
+            pieces = [
+                (-0.01, x0, -0.01, height + 0.01),
+                (x1, width + 0.01, -0.01, height + 0.01),
+                (x0, x1, z1, height + 0.01),
+            ]
             pieces += [(x0, x1, -0.01, z0)] if z0 > 0 else []
             for start, edge, span in (
                 (along * x0 + up * z0, -inward, up * (z1 - z0)),
@@ -361,7 +408,9 @@ class Builder:
             middle = origin + along * (x0 + x1) / 2 - inward * far
             self.face(middle - along * reach - up * reach / 2, along * 2 * reach, up * 1.5 * reach, self.photograph())
         for x0, x1, z0, z1 in pieces:
-            part = to_texel @ np.array([[(x1 - x0) / width, 0, x0 / width], [0, (z1 - z0) / height, z0 / height], [0, 0, 1]])
+            part = to_texel @ np.array(
+                [[(x1 - x0) / width, 0, x0 / width], [0, (z1 - z0) / height, z0 / height], [0, 0, 1]]
+            )
             self.face(origin + along * x0 + up * z0, along * (x1 - x0), up * (z1 - z0), texture, to_texel=part)
         for _ in range(int(rng.integers(0, 5))):
             w, h = rng.uniform(0.25, 1.4), rng.uniform(0.25, 1.1)
@@ -389,18 +438,38 @@ class Builder:
             # walked clockwise, so that the room is in front of each wall
             self.wall(corners[(k + 1) % 4], corners[k] - corners[(k + 1) % 4], h, rng.random() < 0.35)
         e = 0.01
-        self.face([-e, -e, 0], [w + 2 * e, 0, 0], [0, d + 2 * e, 0], self.surface(FLOORS, 0.4), tile_m=float(rng.uniform(0.6, 3)))
-        self.face([-e, d + e, h], [w + 2 * e, 0, 0], [0, -d - 2 * e, 0], self.surface(WALLS, 0.25), tile_m=float(rng.uniform(0.6, 3)))
+        self.face(
+            [-e, -e, 0],
+            [w + 2 * e, 0, 0],
+            [0, d + 2 * e, 0],
+            self.surface(FLOORS, 0.4),
+            tile_m=float(rng.uniform(0.6, 3)),
+        )
+        self.face(
+            [-e, d + e, h],
+            [w + 2 * e, 0, 0],
+            [0, -d - 2 * e, 0],
+            self.surface(WALLS, 0.25),
+            tile_m=float(rng.uniform(0.6, 3)),
+        )
         if rng.random() < 0.3:
             z = h - rng.uniform(0.1, 0.6)
             for x in np.arange(0.5, w, rng.uniform(0.8, 2)):
                 self.box([x, d / 2, (z + h) / 2], [0.15, d, h - z], 0.0, [self._things[0]])
         if rng.random() < 0.6:  # a carpet
             size = rng.uniform(0.3, 0.7, 2) * [w, d]
-            self.face([w / 2 - size[0] / 2, d / 2 - size[1] / 2, 0.01], [size[0], 0, 0], [0, size[1], 0], self.surface(FLOORS + ("patches", "stripes"), 0.6))
+            self.face(
+                [w / 2 - size[0] / 2, d / 2 - size[1] / 2, 0.01],
+                [size[0], 0, 0],
+                [0, size[1], 0],
+                self.surface(FLOORS + ("patches", "stripes"), 0.6),
+            )
         for _ in range(int(rng.integers(0, 3))):
             r = rng.uniform(0.1, 0.25)
-            self.ball([rng.uniform(0.5, w - 0.5), rng.uniform(0.5, d - 0.5), h - rng.uniform(0.3, 0.9)], [r, r, r * rng.uniform(0.5, 1)])
+            self.ball(
+                [rng.uniform(0.5, w - 0.5), rng.uniform(0.5, d - 0.5), h - rng.uniform(0.3, 0.9)],
+                [r, r, r * rng.uniform(0.5, 1)],
+            )
         count = int(rng.integers(6, 8 + int(w * d * 0.28)))
         for place in self._places(count, np.array([0.4, 0.4]), np.array([w - 0.4, d - 0.4]), 0.9):
             self.furniture(place)
@@ -437,25 +506,47 @@ class Builder:
         for offset in rng.uniform(-10, 10, int(rng.integers(0, 3))):  # roads and paths
             width = rng.uniform(1, 5)
             z = np.array([0, 0, 0.01 + 0.005 * rng.random()])
-            self.face(side * (offset - width / 2) - along * half + z, along * 2 * half, side * width, procedural(rng, GROUNDS + ("stripes",)), tile_m=float(rng.uniform(1, 3)))
+            self.face(
+                side * (offset - width / 2) - along * half + z,
+                along * 2 * half,
+                side * width,
+                procedural(rng, GROUNDS + ("stripes",)),
+                tile_m=float(rng.uniform(1, 3)),
+            )
         for _ in range(int(rng.integers(0, 4))):  # hills
             r = rng.uniform(8, 25)
             place = self._far(rng.uniform(25, 50))
-            self.ball([*place, 0], [r, r * rng.uniform(0.6, 1.4), rng.uniform(1, 7)], procedural(rng, ("cloudy",)), int(rng.integers(4, 12)))
+            self.ball(
+                [*place, 0],
+                [r, r * rng.uniform(0.6, 1.4), rng.uniform(1, 7)],
+                procedural(rng, ("cloudy",)),
+                int(2 * np.pi * r / rng.uniform(2, 6)) + 1,
+            )
         for _ in range(int(rng.integers(3, 9))):
             self.house(self._far(rng.uniform(7, 35)), yaw + rng.integers(4) * np.pi / 2 + rng.normal(0, 0.2))
         for _ in range(int(rng.integers(2, 9))):
             self.tree(self._far(rng.uniform(3, 20)))
         for _ in range(int(rng.integers(0, 4))):  # a wall or a fence
             place, length, high = self._far(rng.uniform(4, 12)), rng.uniform(3, 12), rng.uniform(0.8, 2.5)
-            self.box([*place, high / 2], [length, 0.2, high], rng.uniform(0, np.pi), [self.surface(WALLS + ("bricks", "patches"), 0.4)])
+            self.box(
+                [*place, high / 2],
+                [length, 0.2, high],
+                rng.uniform(0, np.pi),
+                [self.surface(WALLS + ("bricks", "patches"), 0.4)],
+            )
             self.targets.append(np.array([*place, high / 2]))
         for _ in range(int(rng.integers(0, 5))):  # posts with signs
             place, high = self._far(rng.uniform(2, 9)), rng.uniform(1.5, 4)
             self.cylinder([*place, 0.0], rng.uniform(0.03, 0.12), high)
             angle = rng.uniform(0, np.pi)
             u = np.array([np.cos(angle), np.sin(angle), 0]) * rng.uniform(0.3, 1.4)
-            self.face(np.array([*place, high - 0.5]) - u / 2 + 0.15 * np.cross(u, [0, 0, 1]), u, np.array([0, 0, rng.uniform(0.3, 0.9)]), self.thing(0.4), two_sided=True)
+            self.face(
+                np.array([*place, high - 0.5]) - u / 2 + 0.15 * np.cross(u, [0, 0, 1]),
+                u,
+                np.array([0, 0, rng.uniform(0.3, 0.9)]),
+                self.thing(0.4),
+                two_sided=True,
+            )
         for place in self._places(int(rng.integers(4, 14)), np.full(2, -7.0), np.full(2, 7.0), 1.8):
             self.furniture(place)
         for _ in range(int(rng.integers(3, 16))):
@@ -502,7 +593,9 @@ class Builder:
             centre = base + [*rng.normal(0, 0.5, 2), h + rng.uniform(0, 1)]
             if rng.random() < 0.5:
                 r = rng.uniform(0.6, 1.6)
-                self.ball(centre, [r, r * rng.uniform(0.8, 1.2), r * rng.uniform(0.7, 1.2)], repeats=int(rng.integers(2, 6)))
+                self.ball(
+                    centre, [r, r * rng.uniform(0.8, 1.2), r * rng.uniform(0.7, 1.2)], repeats=int(rng.integers(2, 6))
+                )
             else:
                 self.foliage(centre - [0, 0, 1], rng.uniform(1.5, 3), rng.uniform(1.5, 3))
         self.solid(base + [0, 0, 1], 0.5)

@@ -3,6 +3,7 @@
 The two images of a pair are augmented apart, each with its own draw, so that a matcher learns to look past
 exposure, colour, blur, noise and compression. Geometry is never touched: pixels stay where they are.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -36,7 +37,9 @@ def augment(image: ByteArray, rng: Generator, strength: float = 1.0) -> ByteArra
     if rng.random() < 0.35 * strength:
         image = _vignette(image, rng, strength)
     if rng.random() < 0.5 * strength:
-        blur: Callable[[ByteArray, Generator, float], ByteArray] = (_gaussian, _motion, _defocus, _resample)[int(rng.integers(4))]
+        blur: Callable[[ByteArray, Generator, float], ByteArray] = (_gaussian, _motion, _defocus, _resample)[
+            int(rng.integers(4))
+        ]
         image = blur(image, rng, strength)
     if rng.random() < 0.7 * strength:
         image = _noise(image, rng, strength)
@@ -108,7 +111,9 @@ def _resample(image: ByteArray, rng: Generator, strength: float) -> ByteArray:
     """Fewer pixels and back: a cheap lens, a digital zoom. Both ways keep pixel centres (OpenCV's resize)."""
     height, width = image.shape[:2]
     scale = 1 - 0.55 * strength * rng.random()
-    small = cv2.resize(image, (max(8, round(width * scale)), max(8, round(height * scale))), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        image, (max(8, round(width * scale)), max(8, round(height * scale))), interpolation=cv2.INTER_AREA
+    )
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 

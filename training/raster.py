@@ -1,14 +1,16 @@
 """Drawing of planar and round surfaces with an exact z-buffer, on one CPU core.
 
 World: z up, metres. A face is the parallelogram ``origin + a u + b v`` with a, b in [0, 1]. In a camera,
-``[U V O] (a, b, 1)^T = z ray``, so one 3x3 matrix takes a pixel to ``(a / z, b / z, 1 / z)``: inverse depth
+``[U V P] (a, b, 1)^T = z ray``, so one 3x3 matrix takes a pixel to ``(a / z, b / z, 1 / z)``: inverse depth
 is linear in the pixel and exact at pixel centres, for any face, also one that passes behind the camera.
 Textures are fetched by the same matrix (a homography), from the pyramid level that fits each pixel.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +21,8 @@ from stfm_training.textures import Texture
 
 NEAR_M = 0.05
 FAR_M = 1000.0
+DETAIL_M = 0.35  # size of a tile of grain on a surface
+DETAIL_BELOW = -0.6  # log2 of the texels a pixel covers below which a texture gets grain
 LEVEL_BIAS = 0.25  # a little towards the blurred side: the levels follow the area, not the longer axis, of a footprint
 
 
@@ -96,10 +100,16 @@ class Rendering:
 class Raster:
     """The surfaces of a scene, laid out for drawing."""
 
-    def __init__(self, faces: Sequence[Face], rounds: Sequence[Round] = (), sky: Texture | None = None) -> None:
+    def __init__(
+        self,
+        faces: Sequence[Face],
+        rounds: Sequence[Round] = (),
+        sky: Texture | None = None,
+        detail: Texture | None = None,
+    ) -> None:
+        self.sky, self.detail = sky, detail
         self.faces = list(faces)
         self.rounds = list(rounds)
-        self.sky = sky
         n = len(self.faces)
         self._origin = np.array([face.origin for face in faces], np.float64).reshape(n, 3)
         self._u = np.array([face.u for face in faces], np.float64).reshape(n, 3)
@@ -134,15 +144,15 @@ class Raster:
     def _visibility(self, camera: Camera, T: FloatArray) -> _Visibility:
         T = np.asarray(T, np.float64)
         R, t = T[:3, :3], T[:3, 3]
-        K_inv = np.linalg.inv(camera.K)
+        K_inv: FloatArray = np.asarray(np.linalg.inv(camera.K), np.float64)
         seen = _Visibility(camera.width, camera.height, len(self.faces), len(self.rounds))
-        O, U, V = self._origin @ R.T + t, self._u @ R.T, self._v @ R.T
-        facing = np.einsum("ij,ij->i", np.cross(U, V), O)  # < 0: the front side is seen
+        P, U, V = self._origin @ R.T + t, self._u @ R.T, self._v @ R.T
+        facing = np.einsum("ij,ij->i", np.cross(U, V), P)  # < 0: the front side is seen
         size = np.linalg.norm(U, axis=1) * np.linalg.norm(V, axis=1)
         visible = np.where(self._two_sided, abs(facing), -facing) > 1e-6 * size
-        boxes, in_view = _boxes(camera, O, U, V)
+        boxes, in_view = _boxes(camera, P, U, V)
         index = np.nonzero(visible & in_view)[0]
-        M = np.stack([U[index], V[index], O[index]], -1)
+        M = np.stack([U[index], V[index], P[index]], -1)
         seen.homographies[index] = np.linalg.inv(M) @ K_inv
         seen.boxes[index] = boxes[index]
         for i in index:
@@ -216,13 +226,17 @@ class Raster:
         seen.rounds.append((j, (int(x0), int(y0), int(x1), int(y1)), np.stack(local)))
 
     def _shade(self, camera: Camera, T: FloatArray, seen: _Visibility, light: Light) -> ByteArray:
-        image = self._draw_sky(camera, T) if self.sky is not None else np.zeros((camera.height, camera.width, 3), np.uint8)
+        image = (
+            self._draw_sky(camera, T) if self.sky is not None else np.zeros((camera.height, camera.width, 3), np.uint8)
+        )
         counts = np.bincount(seen.ids.ravel(), minlength=len(self.faces) + len(self.rounds) + 1)
         for i in np.nonzero(counts[1 : len(self.faces) + 1])[0]:
             self._texture_face(image, seen, int(i))
         facing = abs(self._normal @ light.direction) if len(self.faces) else np.zeros(0)
         front = np.where(self._normal @ light.direction > 0, facing, 0.35 * facing)
-        table = np.concatenate([[1.0], light.ambient + light.distant * front, np.ones(len(self.rounds))]).astype(np.float32)
+        table = np.concatenate([[1.0], light.ambient + light.distant * front, np.ones(len(self.rounds))]).astype(
+            np.float32
+        )
         shade = table[seen.ids]
         for j, box, local in seen.rounds:
             self._texture_round(image, shade, seen, j, box, local, camera, light)
@@ -262,7 +276,26 @@ class Raster:
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                 borderMode=texture.border,
             )
+            if self.detail is not None and level == 0 and constant - 1.5 * np.log2(high) < DETAIL_BELOW:
+                self._add_grain(patch, seen, i, int(x0), int(rows.start), float(high))
             cv2.copyTo(patch, np.ascontiguousarray(part).view(np.uint8), image[rows, x0:x1])
+
+    def _add_grain(self, patch: Any, seen: _Visibility, i: int, x: int, y: int, w: float) -> None:
+        """Multiply a magnified patch by the grain that lies on its surface."""
+        assert self.detail is not None
+        per_m = self.detail.size[0] / DETAIL_M
+        size = np.linalg.norm(self._u[i]), np.linalg.norm(self._v[i])
+        G = np.diag([size[0] * per_m, size[1] * per_m, 1.0]) @ seen.homographies[i]
+        finest = 0.5 * np.log2(max(abs(np.linalg.det(G)), 1e-30)) - 1.5 * np.log2(w) + LEVEL_BIAS
+        level = int(np.clip(round(finest + 0.5), 0, len(self.detail.levels) - 1))
+        grain = cv2.warpPerspective(
+            self.detail.levels[level],
+            np.diag([0.5**level, 0.5**level, 1.0]) @ G @ _shift(x, y),
+            (patch.shape[1], patch.shape[0]),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_WRAP,
+        )
+        cv2.multiply(patch, grain, patch, 1 / 128)
 
     def _texture_round(
         self,
@@ -324,12 +357,20 @@ class Raster:
         across = np.asarray(cv2.phase(x, y), np.float32) * np.float32(width / (2 * np.pi))
         up = np.arctan2(z, np.sqrt(x * x + y * y)) / np.float32(np.pi)
         patch = cv2.remap(
-            self.sky.image, across, np.asarray((0.5 - up) * (height - 1), np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
+            self.sky.image,
+            across,
+            np.asarray((0.5 - up) * (height - 1), np.float32),
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_WRAP,
         )
         # sample i of the small image belongs to pixel 4 i
         enlarge = np.array([[0.25, 0, 0], [0, 0.25, 0]])
         full = cv2.warpAffine(
-            patch, enlarge, (camera.width, camera.height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+            patch,
+            enlarge,
+            (camera.width, camera.height),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
         )
         return np.asarray(full, np.uint8)
 
@@ -372,9 +413,9 @@ def _shift(x: int, y: int) -> FloatArray:
     return np.array([[1, 0, float(x)], [0, 1, float(y)], [0, 0, 1.0]])
 
 
-def _boxes(camera: Camera, O: FloatArray, U: FloatArray, V: FloatArray) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _boxes(camera: Camera, P: FloatArray, U: FloatArray, V: FloatArray) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Pixel boxes (n, 4) x0 y0 x1 y1 of the faces' parts in front of the near plane, and whether they are in view."""
-    corners = np.stack([O, O + U, O + U + V, O + V], 1)
+    corners = np.stack([P, P + U, P + U + V, P + V], 1)
     following = np.roll(corners, -1, 1)
     z0, z1 = corners[..., 2], following[..., 2]
     crosses = (z0 > NEAR_M) != (z1 > NEAR_M)

@@ -8,6 +8,7 @@ World: z up, metres. ``T_w2c`` (4, 4) maps points of the world into the camera (
 right, y down). Pixel centres are at integers; depth is z at the pixel's centre and 0 where there is nothing.
 Everything follows from the generator that is given.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ import numpy as np
 from stfm_ros.types import ByteArray, Camera, Float32Array, FloatArray
 from stfm_training.furnish import Builder
 from stfm_training.raster import Light, Raster, Rendering
+from stfm_training.textures import detail
 
 __all__ = ["Light", "Rendering", "Scene", "overlap", "random_pair_views", "trajectory"]
 
@@ -61,7 +63,7 @@ class Scene:
         builder.room() if kind == "indoor" else builder.street()
         lower, upper = builder.lower, builder.upper
         light = random_light(rng, lower, upper, kind)
-        raster = Raster(builder.faces, builder.rounds, builder.sky)
+        raster = Raster(builder.faces, builder.rounds, builder.sky, detail(rng))
         return cls(raster, kind, lower, upper, tuple(builder.solids), np.array(builder.targets), light)
 
     def render(
@@ -105,7 +107,9 @@ def random_light(rng: Generator, lower: FloatArray, upper: FloatArray, kind: str
         ambient, near, reach = rng.uniform(0.2, 0.6), rng.uniform(0.2, 0.9), rng.uniform(1.5, 5.0)
         distant = rng.uniform(0.1, 0.4)
     scale = rng.uniform(0.85, 1.15) / (ambient + 0.5 * near + 0.5 * distant)
-    return Light(direction / np.linalg.norm(direction), ambient * scale, distant * scale, near * scale, point, reach, colour)
+    return Light(
+        direction / np.linalg.norm(direction), ambient * scale, distant * scale, near * scale, point, reach, colour
+    )
 
 
 def look_at(place: FloatArray, target: FloatArray, roll: float = 0.0) -> FloatArray:
@@ -140,7 +144,9 @@ def overlap(depth0: Float32Array, depth1: Float32Array, camera: Camera, T_0to1: 
     return float(agree.sum() / depth0.size)
 
 
-def random_pair_views(scene: Scene, rng: Generator, camera: Camera, difficulty: float = 0.5) -> tuple[FloatArray, FloatArray]:
+def random_pair_views(
+    scene: Scene, rng: Generator, camera: Camera, difficulty: float = 0.5
+) -> tuple[FloatArray, FloatArray]:
     """Two views of one part of a scene, as T_world_to_camera.
 
     ``difficulty`` in 0..1 widens baseline, turn, roll, change of distance and occlusion. The overlap (see
@@ -224,7 +230,14 @@ def trajectory(scene: Scene, rng: Generator, n: int, step_m: float = 0.015) -> F
         side = np.array([-heading[1], heading[0], 0])
         path = start + length * (heading * t + bend * side * t * t)
         for k, axis in enumerate(np.eye(3)):  # the hand's own sway
-            path = path + 0.6 * step_m * (k + 1) ** -0.5 * np.sin(2 * np.pi * (t * n / rng.uniform(18, 40)) + rng.uniform(0, 6.3)) * axis
+            path = (
+                path
+                + 0.6
+                * step_m
+                * (k + 1) ** -0.5
+                * np.sin(2 * np.pi * (t * n / rng.uniform(18, 40)) + rng.uniform(0, 6.3))
+                * axis
+            )
         if not all(scene.is_free(place) for place in path[:: max(1, n // 12)]):
             continue
         distances = np.linalg.norm(scene.targets - path.mean(0), axis=1)

@@ -3,6 +3,7 @@
 A texture is an RGB uint8 image with its pyramid. Level k holds texel ``x / 2**k`` of level 0 (``cv2.pyrDown``
 keeps even texels in place), so a point of a surface stays where it is at every level.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -56,23 +57,36 @@ class Texture:
 def random_colour(rng: Generator, saturation: float = 0.6) -> NDArray[np.float32]:
     """(3,) float32 RGB in 0..255: any hue, mostly muted."""
     hsv = np.array([[[rng.uniform(0, 180), 255 * saturation * rng.random() ** 1.3, rng.uniform(40, 245)]]], np.uint8)
-    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.float32)[0, 0]
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0], np.float32)
 
 
-def value_noise(rng: Generator, size: int, coarsest: int, octaves: int, persistence: float = 0.55) -> NDArray[np.float32]:
-    """(size, size) float32 fractal noise of about unit deviation that repeats without a seam."""
-    total = np.zeros((size, size), np.float32)
+def value_noise(
+    rng: Generator, size: int, coarsest: int, octaves: int, persistence: float = 0.55
+) -> NDArray[np.float32]:
+    """(size, size) float32 fractal noise of unit deviation that repeats without a seam.
+
+    Each octave is drawn at its own size and laid over the enlarged sum of the coarser ones. All sizes are powers of
+    two.
+    """
     cells, weight = coarsest, 1.0
-    for _ in range(octaves):
-        cells = min(cells, size)
-        grid = rng.standard_normal((cells, cells), np.float32)
-        pad = 2
-        grid = np.pad(grid, pad, mode="wrap")
-        scale = size // cells
-        large = cv2.resize(grid, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-        total += weight * np.asarray(large, np.float32)[pad * scale : pad * scale + size, pad * scale : pad * scale + size]
+    total = rng.standard_normal((cells, cells), np.float32)
+    for _ in range(octaves - 1):
+        if cells >= size:
+            break
         cells, weight = cells * 2, weight * persistence
+        total = _enlarged(total, 2)
+        total += np.float32(weight) * rng.standard_normal((cells, cells), np.float32)
+    total = _enlarged(total, size // cells)
     return np.asarray(total / max(float(total.std()), 1e-6), np.float32)
+
+
+def _enlarged(tile: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    """A larger tile that still repeats without a seam."""
+    if factor == 1:
+        return tile
+    edge = 2 * factor
+    wide = cv2.resize(np.pad(tile, 2, mode="wrap"), None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    return np.ascontiguousarray(wide[edge:-edge, edge:-edge], np.float32)
 
 
 def _to_bytes(image: NDArray[np.float32]) -> ByteArray:
@@ -88,7 +102,7 @@ def _grain(rng: Generator, image: NDArray[np.float32], strength: float) -> NDArr
 
 def plain(rng: Generator, size: int) -> ByteArray:
     """One colour, hardly any texture: paint, plaster, cloth."""
-    image = np.broadcast_to(random_colour(rng, 0.45), (size, size, 3)).astype(np.float32)
+    image = np.broadcast_to(random_colour(rng, 0.5 * rng.random()), (size, size, 3)).astype(np.float32)
     return _to_bytes(_grain(rng, image, rng.uniform(0.01, 0.07)))
 
 
@@ -179,7 +193,14 @@ def patches(rng: Generator, size: int) -> ByteArray:
         elif kind < 0.8:
             cv2.circle(image, (int(x), int(y)), int(w // 2 + 1), colour, -1, cv2.LINE_AA)
         else:
-            cv2.line(image, (int(x), int(y)), (int(x + 2 * w - size // 4), int(y + 2 * h - size // 4)), colour, int(rng.integers(1, 6)), cv2.LINE_AA)
+            cv2.line(
+                image,
+                (int(x), int(y)),
+                (int(x + 2 * w - size // 4), int(y + 2 * h - size // 4)),
+                colour,
+                int(rng.integers(1, 6)),
+                cv2.LINE_AA,
+            )
     return image
 
 
@@ -255,6 +276,13 @@ def mirrored(rng: Generator, photograph: ByteArray, size: int = 512) -> Texture:
     part = cv2.resize(crop(rng, photograph, 0.3), (size // 2, size // 2), interpolation=cv2.INTER_AREA)
     half = np.concatenate([part, part[:, ::-1]], 1)
     return Texture(np.ascontiguousarray(np.concatenate([half, half[::-1]], 0)), tiled=True)
+
+
+def detail(rng: Generator) -> Texture:
+    """Grain for surfaces seen from close by, where a photograph has no texels left; 128 changes nothing."""
+    noise = value_noise(rng, 256, 16, 5, 0.85)
+    grey = np.asarray((128 * (1 + rng.uniform(0.02, 0.11) * noise)).clip(0, 255), np.uint8)
+    return Texture(np.asarray(cv2.merge([grey] * 3), np.uint8), tiled=True)
 
 
 def leaves(rng: Generator, base: ByteArray) -> Texture:
