@@ -176,3 +176,31 @@ class RelativePose:
     def camera1_in_camera0(self) -> tuple[FloatArray, FloatArray]:
         """(R, t) of the current camera in the reference camera, the inverse of T_0to1."""
         return self.R.T, -self.R.T @ self.t
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What an exported model is; kept in ``spec.json`` beside the graphs and in their metadata.
+
+    Attributes:
+        name: of the model, as in messages.
+        preset: of the architecture.
+        height, width: of the fitted image, pixels.
+        k: rows that come out of the pair graph.
+        precision: ``fp32``, ``fp16``, ...
+        weights_hash: first 12 hex digits over all weights.
+        sigma_scale: what the network's sigma is multiplied with (calibrated on held-out scenes).
+        files: SHA-256 of each file of the export.
+        made_with: versions of the package and of the exporter.
+    """
+
+    name: str
+    preset: str
+    height: int
+    width: int
+    k: int
+    precision: str
+    weights_hash: str
+    sigma_scale: float = 1.0
+    files: dict[str, str] = field(default_factory=dict)
+    made_with: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,86 @@
+"""Two images in, correspondences out.
+
+    >>> from stfm_ros.matcher import Matcher
+    >>> matches = Matcher.from_pretrained().match(image0, image1)   # uint8, RGB or grey, any size
+    >>> matches.keypoints0, matches.keypoints1                      # pixels of the images given
+
+An image that is matched more than once is encoded once: ``matcher.match_features(a, b)`` with
+``a = matcher.features(image)``.
+"""
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stfm_ros.config import MatcherConfig
+from stfm_ros.images import Fit, fit, to_rgb
+from stfm_ros.runtimes import Runtime, load_runtime
+from stfm_ros.runtimes.store import find_model
+from stfm_ros.types import ByteArray, Matches
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Features:
+    """One encoded image: what the runtime keeps of it, and how it was fitted."""
+
+    data: Any
+    fit: Fit
+
+
+class Matcher:
+    """The student on one runtime.
+
+    Attributes:
+        model_name, weights_hash: what is run; every message carries them.
+        runtime_name, reason: what runs it, and why that.
+        height, width: the size that images are fitted to.
+    """
+
+    def __init__(self, runtime: Runtime, config: MatcherConfig, runtime_name: str, reason: str) -> None:
+        self.runtime = runtime
+        self.config = config
+        self.runtime_name = runtime_name
+        self.reason = reason
+        self.model_name = runtime.spec.name
+        self.weights_hash = runtime.spec.weights_hash
+        self.height, self.width = runtime.spec.height, runtime.spec.width
+
+    @classmethod
+    def from_pretrained(cls, config: MatcherConfig | None = None) -> Matcher:
+        """Load the model that the config names on the runtime that it asks for.
+
+        Raises:
+            WeightsError, RuntimeNotAvailable: what is missing, and what to do.
+        """
+        config = config or MatcherConfig()
+        runtime, name, reason = load_runtime(config.runtime, find_model(config.model), config.threads)
+        log.info("runtime %s: %s", name, reason)
+        return cls(runtime, config, name, reason)
+
+    def features(self, image: ByteArray) -> Features:
+        """Encode an image (H, W, 3) RGB or (H, W) grey, uint8."""
+        fitted, how = fit(to_rgb(image), self.height, self.width)
+        return Features(self.runtime.features(fitted), how)
+
+    def match(self, image0: ByteArray, image1: ByteArray) -> Matches:
+        """Match two images (H, W, 3) RGB or (H, W) grey, uint8, each of any size."""
+        return self.match_features(self.features(image0), self.features(image1))
+
+    def match_features(self, features0: Features, features1: Features) -> Matches:
+        """Match two encoded images; see :class:`stfm_ros.types.Matches`."""
+        rows = self.runtime.pair(features0.data, features1.data)
+        keep = rows.confidence >= max(self.config.threshold, np.finfo(np.float32).tiny)
+        keep &= features0.fit.inside(rows.keypoints0) & features1.fit.inside(rows.keypoints1)
+        index = np.flatnonzero(keep)[: self.config.max_matches]
+        sigma = rows.sigma[index] * np.float32(features1.fit.scale * self.runtime.spec.sigma_scale)
+        return Matches(
+            features0.fit.to_original(rows.keypoints0[index]),
+            features1.fit.to_original(rows.keypoints1[index]),
+            rows.confidence[index],
+            sigma,
+        )

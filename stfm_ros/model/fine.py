@@ -1,0 +1,69 @@
+"""Fine stage: a window of the 1/2 map round each coarse match -> sub-pixel offset and variance."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stfm_ros.model.presets import ModelConfig
+from stfm_ros.model.transformer import TokenAttention, alternate
+
+
+class FineStage(nn.Module):
+    """Window transformer and expectation over the heatmap of the centre of image 0 in image 1."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.window = config.window
+        self.d = config.d_fine
+        self.project = nn.Linear(config.d_coarse, config.d_fine)
+        self.merge = nn.Linear(2 * config.d_fine, config.d_fine)
+        self.symmetric = config.attention != "linear"
+        self.layers = nn.ModuleList(
+            TokenAttention(config.d_fine, config.fine_heads) for _ in range(2 * config.fine_layers)
+        )
+        radius = self.window // 2
+        step = torch.arange(-radius, radius + 1, dtype=torch.float32)
+        dy, dx = torch.meshgrid(step, step, indexing="ij")
+        self.register_buffer("grid", torch.stack([dx.flatten(), dy.flatten()], 1), persistent=False)
+        self.grid: Tensor
+
+    def windows(self, feat_f: Tensor, feat_c: Tensor, b_ids: Tensor, ids: Tensor, width_c: int) -> Tensor:
+        """Crop windows and merge the coarse feature into each of their tokens.
+
+        Args:
+            feat_f: (B, d_fine, H/2, W/2). feat_c: (B, n, d_coarse).
+            b_ids, ids: (m,) batch index and coarse cell.
+            width_c: columns of the coarse grid.
+
+        Returns:
+            (m, window^2, d_fine). Tokens beyond the border repeat the nearest ones inside.
+        """
+        batch, d, height, width = feat_f.shape
+        tokens = feat_f.permute(0, 2, 3, 1).reshape(batch * height * width, d)
+        centre_y = torch.div(ids, width_c, rounding_mode="floor") * 4
+        centre_x = (ids % width_c) * 4
+        offset = self.grid.long()
+        y = (centre_y[:, None] + offset[None, :, 1]).clamp(0, height - 1)
+        x = (centre_x[:, None] + offset[None, :, 0]).clamp(0, width - 1)
+        index = (b_ids[:, None] * height + y) * width + x
+        fine = tokens.index_select(0, index.flatten()).view(-1, self.window**2, d)
+        cells = feat_c.reshape(-1, feat_c.shape[2]).index_select(0, b_ids * feat_c.shape[1] + ids)
+        coarse = self.project(cells)[:, None].expand_as(fine)
+        return self.merge(torch.cat([fine, coarse], dim=2))
+
+    def forward(self, window0: Tensor, window1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Windows (m, w^2, d_fine) of both images -> where the centre of image 0 lies in image 1.
+
+        Returns:
+            expectation (m, 2): offset from the window's centre, in steps of the 1/2 map.
+            variance (m, 2): of the heatmap along x and y, in steps^2.
+            log_heatmap (m, w^2).
+        """
+        window0, window1 = alternate(self.layers, window0, window1, self.symmetric)
+        centre = window0[:, self.window**2 // 2]
+        scores = (window1 @ centre[:, :, None])[:, :, 0].float() / self.d**0.5
+        log_heatmap = scores.log_softmax(1)
+        heatmap = log_heatmap.exp()
+        expectation = heatmap @ self.grid
+        variance = (heatmap @ self.grid.square() - expectation.square()).clamp(min=1e-10)
+        return expectation, variance, log_heatmap

@@ -1,0 +1,109 @@
+"""The matcher as two static graphs: one image -> features; two images' features -> K rows."""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stfm_ros.errors import ImageError
+from stfm_ros.model.backbone import Backbone
+from stfm_ros.model.coarse import MatchHead, inner_cells, select_matches
+from stfm_ros.model.fine import FineStage
+from stfm_ros.model.position import sine_encoding
+from stfm_ros.model.presets import ModelConfig
+from stfm_ros.model.transformer import CoarseTransformer
+
+
+class PairRows(NamedTuple):
+    """K rows of one or more pairs, best first; rows without a match have confidence 0."""
+
+    keypoints0: Tensor  #: (B, K, 2) pixels of image 0, on the grid (8 x, 8 y)
+    keypoints1: Tensor  #: (B, K, 2) pixels of image 1
+    confidence: Tensor  #: (B, K)
+    sigma: Tensor  #: (B, K) pixels, per axis
+
+
+class StfmNet(nn.Module):
+    """Coarse-to-fine matcher of 3DG-STFM; RGB student with 3 channels, RGB-D teacher with 4."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config)
+        self.transformer = CoarseTransformer(config)
+        self.head = MatchHead(config)
+        self.fine = FineStage(config)
+
+    def features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """What one image contributes, whatever it is matched with.
+
+        Args:
+            image: (B, C, H, W) in [0, 1]; the fourth channel of a teacher is depth / 10 m.
+
+        Returns:
+            coarse (B, d_coarse, H/8, W/8), fine (B, d_fine, H/2, W/2).
+
+        Raises:
+            ImageError: channels or size do not fit the network.
+        """
+        _, channels, height, width = image.shape
+        stride = self.config.stride
+        if channels != self.config.in_channels or height % stride or width % stride:
+            raise ImageError(
+                f"the network takes {self.config.in_channels} channels and sizes that are multiples of {stride}, "
+                f"got {channels} channels at {width}x{height}; fit the image first (stfm_ros.images.fit)"
+            )
+        rgb = image[:, :3]
+        deviation = rgb - rgb.mean((2, 3), keepdim=True)
+        rgb = deviation / (deviation.square().mean((2, 3), keepdim=True) + 1e-4).sqrt()
+        coarse, fine = self.backbone(torch.cat([rgb, image[:, 3:]], 1) if channels > 3 else rgb)
+        if self.config.attention == "linear":
+            coarse = coarse + sine_encoding(coarse.shape[1], coarse.shape[2], coarse.shape[3]).to(coarse)
+        return coarse, fine
+
+    def pair(self, coarse0: Tensor, fine0: Tensor, coarse1: Tensor, fine1: Tensor, k: int) -> PairRows:
+        """Match the features of two images; the counterpart of :meth:`features`."""
+        height, width = coarse0.shape[2:]
+        height1, width1 = coarse1.shape[2:]
+        feat_c0, feat_c1 = self.transformer(coarse0, coarse1)
+        similarity = self.head(feat_c0, feat_c1)
+        inner0 = inner_cells(height, width).to(similarity.device)
+        inner1 = inner_cells(height1, width1).to(similarity.device)
+        conf, i_ids, j_ids = select_matches(similarity, inner0, inner1, k)
+        batch = conf.shape[0]
+        b_ids = torch.arange(batch, device=conf.device).repeat_interleave(k)
+        expectation, variance = self.refine(
+            feat_c0, fine0, feat_c1, fine1, b_ids, i_ids.flatten(), j_ids.flatten(), width, width1
+        )
+        offset = 2 * expectation.view(batch, k, 2)
+        sigma = 2 * (variance.sum(1) / 2).sqrt().view(batch, k)
+        return PairRows(grid_points(i_ids, width), grid_points(j_ids, width1) + offset, conf, sigma)
+
+    def refine(
+        self,
+        feat_c0: Tensor,
+        fine0: Tensor,
+        feat_c1: Tensor,
+        fine1: Tensor,
+        b_ids: Tensor,
+        i_ids: Tensor,
+        j_ids: Tensor,
+        width0: int,
+        width1: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Fine offsets at given coarse matches (m,), as (m, 2) expectation and variance in steps of 2 px."""
+        window0 = self.fine.windows(fine0, feat_c0, b_ids, i_ids, width0)
+        window1 = self.fine.windows(fine1, feat_c1, b_ids, j_ids, width1)
+        expectation, variance, _ = self.fine(window0, window1)
+        return expectation, variance
+
+    def forward(self, image0: Tensor, image1: Tensor, k: int = 1024) -> PairRows:
+        """Two images (B, C, H, W) -> K rows."""
+        return self.pair(*self.features(image0), *self.features(image1), k)
+
+
+def grid_points(ids: Tensor, width: int) -> Tensor:
+    """Coarse cells (...) -> their grid points (..., 2) in pixels."""
+    y = torch.div(ids, width, rounding_mode="floor")
+    return torch.stack([ids % width, y], dim=-1).float() * 8

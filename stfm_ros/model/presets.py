@@ -1,0 +1,76 @@
+"""Sizes of the network by name."""
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from stfm_ros.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of one network.
+
+    Attributes:
+        preset: the name it came from.
+        in_channels: 3 for the RGB student, 4 for the RGB-D teacher.
+        backbone: ``repvgg`` (one fused 3x3 convolution a block) or ``resnet`` (as published).
+        channels: of the maps at 1/2, 1/4 and 1/8.
+        blocks: convolution blocks at 1/2, 1/4 and 1/8.
+        attention: ``aggregated`` (softmax on tokens pooled by 4, rotary) or ``linear`` (as published).
+        d_coarse, heads, coarse_layers: coarse transformer; a layer is (self, cross).
+        d_match: width of the L2-normalised match head; 0 matches the coarse features themselves,
+            divided by sqrt(d) each and by a temperature of 0.1 (as published).
+        d_fine, window, fine_layers, fine_heads: the fine stage on windows of the 1/2 map.
+    """
+
+    preset: str
+    in_channels: int = 3
+    backbone: str = "repvgg"
+    channels: tuple[int, int, int] = (32, 64, 128)
+    blocks: tuple[int, int, int] = (1, 2, 4)
+    attention: str = "aggregated"
+    d_coarse: int = 128
+    heads: int = 4
+    coarse_layers: int = 3
+    d_match: int = 64
+    d_fine: int = 32
+    window: int = 7
+    fine_layers: int = 1
+    fine_heads: int = 2
+
+    @property
+    def stride(self) -> int:
+        """Height and width of the image must be multiples of this many pixels."""
+        return 32 if self.attention == "aggregated" else 8
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "small": ModelConfig("small", channels=(24, 48, 96), blocks=(1, 1, 3), d_coarse=96, heads=4, coarse_layers=2),
+    "medium": ModelConfig("medium"),
+    "paper": ModelConfig(
+        "paper",
+        backbone="resnet",
+        channels=(128, 196, 256),
+        blocks=(2, 2, 2),
+        attention="linear",
+        d_coarse=256,
+        heads=8,
+        coarse_layers=4,
+        d_match=0,
+        d_fine=128,
+        window=5,
+        fine_heads=8,
+    ),
+}
+
+
+def preset(name: str, in_channels: int = 3) -> ModelConfig:
+    """The architecture called ``name``.
+
+    Raises:
+        ConfigError: there is no such preset; lists those that exist.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return dataclasses.replace(PRESETS[name], in_channels=in_channels)

@@ -1,0 +1,107 @@
+"""Inference runtimes: one module each, one table of names.
+
+A runtime runs two static graphs (``stfm_ros.model.network``): ``features`` of one image and the
+``pair`` of two images' features. The runtime that is asked for is the one that is used, or it is an
+error; ``auto`` takes the first of :data:`AUTO_ORDER` that can be had and says why.
+"""
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from stfm_ros.errors import RuntimeNotAvailable
+from stfm_ros.runtimes.store import Model
+from stfm_ros.types import EngineSpec, Float32Array
+
+
+class Rows(NamedTuple):
+    """K rows of a pair in pixels of the fitted images, best first, padded with confidence 0."""
+
+    keypoints0: Float32Array  #: (K, 2)
+    keypoints1: Float32Array  #: (K, 2)
+    confidence: Float32Array  #: (K,)
+    sigma: Float32Array  #: (K,)
+
+
+class Runtime(Protocol):
+    """Runs the two graphs. What ``features`` returns is opaque and may be kept."""
+
+    @property
+    def spec(self) -> EngineSpec: ...
+
+    def features(self, image: Float32Array) -> Any:
+        """(1, 3, height, width) in [0, 1] -> features of this image."""
+
+    def pair(self, features0: Any, features1: Any) -> Rows:
+        """Features of two images -> K rows."""
+
+
+def _openvino(model: Model, threads: int) -> Runtime:
+    from stfm_ros.runtimes.openvino_runtime import OpenVinoRuntime
+
+    return OpenVinoRuntime(model, threads)
+
+
+def _onnxruntime(model: Model, threads: int) -> Runtime:
+    from stfm_ros.runtimes.onnx_runtime import OnnxRuntime
+
+    return OnnxRuntime(model, threads)
+
+
+def _torch(model: Model, threads: int) -> Runtime:
+    from stfm_ros.runtimes.torch_runtime import TorchRuntime
+
+    return TorchRuntime(model, threads)
+
+
+#: name -> (module that must be importable, what makes the runtime)
+RUNTIMES: dict[str, tuple[str, Callable[[Model, int], Runtime]]] = {
+    "openvino": ("openvino", _openvino),
+    "onnxruntime": ("onnxruntime", _onnxruntime),
+    "torch": ("torch", _torch),
+}
+
+#: fastest on a CPU first, as measured by ``stfm bench``
+AUTO_ORDER = ("openvino", "onnxruntime", "torch")
+
+
+def is_installed(name: str) -> bool:
+    """Whether the runtime's module can be imported here."""
+    return importlib.util.find_spec(RUNTIMES[name][0]) is not None
+
+
+def load_runtime(name: str, model: Model, threads: int = 0) -> tuple[Runtime, str, str]:
+    """Make a runtime.
+
+    Args:
+        name: of :data:`RUNTIMES`, or ``auto``.
+        model: what to run.
+        threads: CPU threads; 0 leaves the choice to the runtime.
+
+    Returns:
+        The runtime, its name, and the reason for the choice.
+
+    Raises:
+        RuntimeNotAvailable: says which module is missing and how to install it.
+    """
+    if name != "auto":
+        if name not in RUNTIMES:
+            raise RuntimeNotAvailable(f"there is no runtime {name!r}; choose one of auto, {', '.join(RUNTIMES)}")
+        module, make = RUNTIMES[name]
+        if not is_installed(name):
+            raise RuntimeNotAvailable(
+                f"runtime {name!r} was asked for, but the Python module {module!r} is not installed: "
+                f"pip install {module}, or set matcher.runtime to auto"
+            )
+        return make(model, threads), name, "asked for"
+    skipped = []
+    for candidate in AUTO_ORDER:
+        if not is_installed(candidate):
+            skipped.append(f"{candidate} is not installed")
+        elif candidate != "torch" and not model.has_graphs:
+            skipped.append(f"{candidate} needs an exported folder, got {model.path.name}")
+        else:
+            reason = "; ".join([*skipped, f"{candidate} is the fastest CPU runtime that is left"])
+            return RUNTIMES[candidate][1](model, threads), candidate, reason
+    raise RuntimeNotAvailable(f"no runtime can run {model.path}: {'; '.join(skipped)}; pip install onnxruntime")

@@ -1,0 +1,1 @@
+"""Training of teacher and student, imported as ``stfm_training``. Needs torch; never ROS."""
