@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -246,18 +247,20 @@ def trajectory(scene: Scene, rng: Generator, n: int, step_m: float = 0.015) -> F
             continue
         aim0, aim1 = scene.targets[rng.choice(near)], scene.targets[rng.choice(near)]
         share = min(1.0, n * 0.012 * float(distances.min() + 1) / max(float(np.linalg.norm(aim1 - aim0)), 1e-6))
-        roll = 0.03 * np.sin(np.linspace(0, rng.uniform(2, 8), n))
-        views = np.stack([look_at(place, aim0 + share * u * (aim1 - aim0), r) for place, u, r in zip(path, t, roll)])
+        aims = aim0 + share * t * (aim1 - aim0)
+        for axis in np.eye(3):  # the head is never still: about a degree a frame
+            swing = np.sin(2 * np.pi * (t * n / rng.uniform(25, 45)) + rng.uniform(0, 6.3))
+            aims = aims + rng.uniform(0.07, 0.17) * float(distances.min() + 1) * swing * axis
+        rolls = 0.04 * np.sin(2 * np.pi * np.arange(n) / rng.uniform(25, 45))
+        views = np.stack([look_at(place, aim, roll) for place, aim, roll in zip(path, aims, rolls)])
         camera = Camera(64, 48, np.array([[55, 0, 31.5], [0, 55, 23.5], [0, 0, 1.0]]))
         if all(_is_usable(scene.depth(camera, view)) for view in views[:: max(1, n // 6)]):
             return views
     raise ValueError(f"no free walk of {n} steps in this scene: draw another one")
 
 
-def photographs(folder: str, longest: int = 640) -> list[ByteArray]:
+def photographs(folder: Path | str, longest: int = 640) -> list[ByteArray]:
     """The pictures of a folder as RGB arrays, the longer side at most ``longest`` pixels."""
-    from pathlib import Path
-
     images = []
     for path in sorted(Path(folder).iterdir()):
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
