@@ -97,9 +97,11 @@ class BagReader:
         Raises:
             BagError: a topic is not in the bag, or the bag is damaged further on.
         """
-        names = [self._require(topic) for topic in topics]
-        chosen = [connection for connection in self._connections if not topics or connection.topic in names]
-        if not chosen:
+        names = [self._require(topic) for topic in topics] or self.topics
+        return self._messages([connection for connection in self._connections if connection.topic in names])
+
+    def _messages(self, chosen: list[Connection]) -> Iterator[tuple[str, Any, int]]:
+        if not chosen:  # which rosbags takes for all
             return
         count = 0
         stream = self._reader.messages(chosen)

@@ -7,7 +7,6 @@ the fields of sensor_msgs' Image, CompressedImage or CameraInfo, of rclpy or of 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +40,10 @@ _TO_RGB: dict[str, int] = {
     "bayer_rggb": cv2.COLOR_BayerBG2RGB, "bayer_bggr": cv2.COLOR_BayerRG2RGB,
     "bayer_gbrg": cv2.COLOR_BayerGR2RGB, "bayer_grbg": cv2.COLOR_BayerGB2RGB,
 }  # fmt: skip
+_YUV422 = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv")
 #: encodings without a defined white: shown by the spread of their own values
 _STRETCHED = ("16UC1", "32FC1")
+_BAYER = tuple(name for name in _PLAIN if name.startswith("bayer_"))
 _DEPTH = ("16UC1", "mono16", "32FC1")
 ENCODINGS = (*_PLAIN, *_HALF_CHROMA)
 
@@ -67,7 +68,7 @@ def decode_image(msg: Any) -> ByteArray:
         encoding, pixels = msg.encoding, _half_chroma(msg)
     else:
         return _by_cv_bridge(msg)
-    return _guarded(lambda: _pixels_to_rgb(encoding, pixels), encoding, pixels.shape)
+    return _pixels_to_rgb(encoding, pixels)
 
 
 def decode_depth(msg: Any) -> Float32Array:
@@ -119,10 +120,8 @@ def to_rgb(array: NDArray[Any]) -> ByteArray:
         )
     if array.size == 0:
         raise ImageError(f"image of shape {array.shape} has no pixels: expected at least 1x1")
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.shape[2] == 1:
-        array = np.repeat(array, 3, axis=2)
+    if array.ndim == 2 or array.shape[2] == 1:
+        return np.asarray(cv2.cvtColor(array, cv2.COLOR_GRAY2RGB))
     return np.ascontiguousarray(array[..., :3])
 
 
@@ -228,7 +227,7 @@ def _half_chroma(msg: Any) -> ByteArray:
     """The pixels of nv12 and nv21 as OpenCV takes them: (H * 3 / 2, W), chroma below the luma."""
     height, width = int(msg.height), int(msg.width)
     if height % 2 or width % 2:
-        raise ImageError(f"{_name(msg)}: expected an even width and height, since its chroma has half the size")
+        raise ImageError(f"{_name(msg)}: expected an even width and height; crop it upstream")
     return np.ascontiguousarray(_rows(msg, height + height // 2, width))
 
 
@@ -237,7 +236,7 @@ def _rows(msg: Any, rows: int, row_bytes: int) -> ByteArray:
     width, height, step = int(msg.width), int(msg.height), int(msg.step)
     data = np.frombuffer(msg.data, np.uint8)
     if width < 1 or height < 1:
-        raise ImageError(f"{_name(msg)} has no pixels: expected at least 1x1; check the camera's driver")
+        raise ImageError(f"{_name(msg)} has no pixels: expected at least 1x1; check the driver")
     if step < row_bytes:
         raise ImageError(
             f"{_name(msg)}: step is {step} bytes, but a row takes {row_bytes}; the driver must set step to the bytes "
@@ -257,9 +256,14 @@ def _pixels_to_rgb(encoding: str, pixels: NDArray[Any]) -> ByteArray:
     if encoding in _STRETCHED:
         pixels = _stretch(pixels)
     elif pixels.dtype == np.uint16:
-        pixels = np.round(pixels / np.float32(257)).astype(np.uint8)
-    if encoding.startswith("bayer_") and pixels.ndim == 2:
-        return np.asarray(cv2.cvtColor(pixels, _TO_RGB[encoding.rstrip("0123456789")]))
+        pixels = np.asarray(cv2.convertScaleAbs(pixels, alpha=1 / 257))
+    height, width = pixels.shape[:2]
+    if encoding.startswith("bayer_"):
+        if min(height, width) < 3:
+            raise ImageError(f"image {width}x{height} of encoding {encoding!r}: expected at least 3x3 for its pattern")
+        encoding = encoding.rstrip("0123456789")
+    if encoding in _YUV422 and width % 2:
+        raise ImageError(f"image {width}x{height} of encoding {encoding!r}: expected an even width; crop it upstream")
     if encoding in _TO_RGB:
         return np.asarray(cv2.cvtColor(pixels, _TO_RGB[encoding]))
     return to_rgb(pixels)
@@ -267,10 +271,13 @@ def _pixels_to_rgb(encoding: str, pixels: NDArray[Any]) -> ByteArray:
 
 def _stretch(pixels: NDArray[Any]) -> ByteArray:
     valid = np.isfinite(pixels) & (pixels != 0)
-    if not valid.any():
+    skip = 1 + min(pixels.shape) // 200  # percentiles of a part of a large image are as good and far quicker
+    sample = pixels[::skip, ::skip][valid[::skip, ::skip]]
+    if sample.size == 0:
         return np.zeros(pixels.shape, np.uint8)
-    low, high = np.percentile(pixels[valid], (1, 99))
-    scaled = (np.where(valid, pixels, low) - low) * (255 / max(high - low, 1e-6))
+    low, high = np.percentile(sample, (1, 99))
+    spread = np.float32(max(high - low, 1e-6))
+    scaled = (np.where(valid, pixels, low).astype(np.float32) - np.float32(low)) * (255 / spread)
     return np.asarray(np.clip(np.round(scaled), 0, 255), np.uint8)
 
 
@@ -286,9 +293,6 @@ def _decompress(msg: Any) -> tuple[str, NDArray[Any]]:
         return source if source in (*_STRETCHED, *_BAYER) else "mono8", pixels
     # cv2 gives blue first, whatever the format string says of the camera's own encoding
     return "bgra8" if pixels.shape[2] == 4 else "bgr8", pixels
-
-
-_BAYER = tuple(name for name in _PLAIN if name.startswith("bayer_"))
 
 
 def _imdecode(data: ByteArray, form: str) -> NDArray[Any]:
@@ -340,23 +344,13 @@ def _metres(pixels: NDArray[Any]) -> Float32Array:
 def _by_cv_bridge(msg: Any) -> ByteArray:
     """What is left, by cv_bridge where it can be imported (it is part of every ROS installation, not of PyPI)."""
     try:
-        from cv_bridge import CvBridge  # type: ignore[import-not-found, unused-ignore]
+        from cv_bridge import CvBridge
 
         return to_rgb(np.asarray(CvBridge().imgmsg_to_cv2(msg, "rgb8")))
     except Exception as fault:  # a cv_bridge built for another NumPy fails in ways of its own
         raise ImageError(
             f"{_name(msg)}: the encoding is not supported (cv_bridge: {fault}); expected one of "
             f"{', '.join(ENCODINGS)}; set the driver to rgb8, or convert upstream with image_proc"
-        ) from None
-
-
-def _guarded(convert: Callable[[], ByteArray], encoding: str, shape: tuple[int, ...]) -> ByteArray:
-    try:
-        return convert()
-    except cv2.error as fault:
-        raise ImageError(
-            f"image of encoding {encoding!r} and shape {shape} cannot be converted to RGB ({fault.err}); expected at "
-            "least 3x3 pixels for bayer and an even width for yuv422: check the driver's settings"
         ) from None
 
 

@@ -8,7 +8,8 @@
 | /camera/camera_info | sensor_msgs/CameraInfo | of the image and of the depth |
 | /camera/pose | geometry_msgs/PoseStamped | of camera_optical in world: the ground truth |
 
-The files go in as they are by default: raw images hold no more and make the bag several times as large. All messages of a frame carry its stamp, which is also their time of receipt.
+The files go in as they are by default: raw images hold no more and make the bag several times as large. All messages
+of a frame carry its stamp, which is also their time of receipt.
 """
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class RgbdFolder:
 
     def image(self, i: int) -> ByteArray:
         """The i-th image: (H, W, 3) uint8 RGB."""
-        image = self._read(self._images[i], cv2.IMREAD_COLOR)
+        image = self._read(self._images[i], cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
     def image_file(self, i: int) -> Path:
