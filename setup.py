@@ -73,7 +73,7 @@ def ros_prefixes() -> list[str]:
     if generators and shutil.which("cmake"):
         return prefixes
     if wanted == "1":
-        missing = "cmake is not on PATH" if generators else f"no rosidl_default_generators in {prefixes or 'any prefix'}"
+        missing = "cmake is not on PATH" if generators else f"no rosidl_default_generators in {prefixes or 'any path'}"
         raise SystemExit(
             f"STFM_ROS_MSGS=1 but {missing}: source ROS 2, or pip install -r requirements/ros-jazzy.txt, and "
             "install cmake and a C++ compiler"

@@ -69,7 +69,7 @@ def _sequence(item: str, value: Any, where: str) -> Any:
     flat = np.ascontiguousarray(value, dtype=np.dtype(code)).ravel()
     filled = array(code)
     if flat.size:  # a memoryview of nothing cannot be cast
-        filled.frombytes(memoryview(flat).cast("B"))  # one copy, and no Python number for any element
+        filled.frombytes(memoryview(flat.data).cast("B"))  # one copy, and no Python number for any element
     return filled
 
 

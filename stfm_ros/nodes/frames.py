@@ -1,0 +1,93 @@
+"""The walk of one camera frame, from the message to the track; faults are named and the next frame goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from stfm_ros.errors import CameraError, ImageError, StfmError
+from stfm_ros.images import camera_from_info, decode_image
+from stfm_ros.messages import stamp_ns
+from stfm_ros.types import Camera
+
+if TYPE_CHECKING:
+    from stfm_ros.tracker import Track, Tracker
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image message as it came in, with the newest camera_info of that moment; times of time.monotonic()."""
+
+    image: Any
+    info: Any | None
+    received_s: float
+
+
+class FrameWalk:
+    """Decodes a frame and gives it to the tracker.
+
+    Args:
+        fault: told the kind (image, camera_info, stamp, internal) and the reason of everything that is wrong.
+    """
+
+    def __init__(self, tracker: Tracker, fault: Callable[[str, str], None]) -> None:
+        self._tracker = tracker
+        self._fault = fault
+        self._last_stamp_ns: int | None = None
+
+    def __call__(self, frame: Frame) -> Track | None:
+        """The track of a frame with the time spent in each stage; None if the image gives nothing."""
+        try:
+            return self._walk(frame)
+        except ImageError as fault:
+            self._fault("image", str(fault))
+        except StfmError as fault:
+            self._fault("tracker", str(fault))
+        except Exception as fault:  # the node must outlive whatever one frame does
+            self._fault("internal", f"{type(fault).__name__}: {fault}; please report this with the frame")
+        return None
+
+    def _walk(self, frame: Frame) -> Track:
+        started = time.monotonic()
+        image = decode_image(frame.image)
+        decoded = time.monotonic()
+        stamp = stamp_ns(frame.image.header)
+        self._check_order(stamp)
+        camera, trouble = self._camera(frame.info, (image.shape[1], image.shape[0]))
+        track = self._tracker.track(image, camera, stamp, frame.image.header.frame_id)
+        if trouble:
+            track = replace(track, pose=replace(track.pose, reason=trouble))
+        before = {"wait": 1e3 * (started - frame.received_s), "decode": 1e3 * (decoded - started)}
+        return replace(track, timings_ms=before | dict(track.timings_ms))
+
+    def _check_order(self, stamp: int) -> None:
+        last, self._last_stamp_ns = self._last_stamp_ns, stamp
+        if last is None or stamp > last:
+            return
+        if stamp == last:
+            self._fault("stamp", f"two images carry the stamp {stamp} ns: expected one for each; check the driver")
+            return
+        self._tracker.reset()
+        self._fault(
+            "stamp",
+            f"the stamp jumped back by {(last - stamp) / 1e9:.3f} s to {stamp} ns: a bag that started again, or images "
+            "out of order; the reference was dropped and this image is the new one",
+        )
+
+    def _camera(self, info: Any | None, size: tuple[int, int]) -> tuple[Camera | None, str]:
+        """The camera of an image of a size, or None and why."""
+        if info is None:
+            return None, ""
+        try:
+            camera = camera_from_info(info)
+            if (camera.width, camera.height) != size:
+                raise CameraError(
+                    f"camera_info is of an image of {camera.width}x{camera.height}, but the image is of "
+                    f"{size[0]}x{size[1]}; publish the calibration of this resolution, with its binning and ROI"
+                )
+        except CameraError as fault:
+            self._fault("camera_info", str(fault))
+            return None, f"camera_info: {fault}"
+        return camera, ""

@@ -1,0 +1,205 @@
+"""The matcher node: a camera in, correspondences and the relative pose out.
+
+A lifecycle node: configure loads the model, activate subscribes. By itself (``node.autostart``) it does both at start,
+so that it runs without a lifecycle manager. docs/node.md describes topics, parameters and diagnostics.
+
+    stfm-matcher --ros-args -r image:=/camera/image_raw --params-file matcher.yaml
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from stfm_ros import messages
+from stfm_ros.config import MatcherConfig
+from stfm_ros.errors import StfmError
+from stfm_ros.nodes import params
+from stfm_ros.nodes.diagnostics import Diagnostics
+from stfm_ros.nodes.frames import Frame, FrameWalk
+from stfm_ros.nodes.inputs import Inputs
+from stfm_ros.nodes.outputs import Outputs
+from stfm_ros.nodes.statistics import Statistics, Throttle
+from stfm_ros.nodes.worker import NewestWorker
+from stfm_ros.tracker import Tracker
+
+if TYPE_CHECKING:
+    from stfm_ros.matcher import Matcher
+    from stfm_ros.tracker import Track
+
+    Load = Callable[[MatcherConfig], Matcher]
+
+LOG_PERIOD_S = 5.0
+
+
+def load_matcher(config: MatcherConfig) -> Matcher:
+    """The network; its runtime is imported here, when the node is configured."""
+    from stfm_ros.matcher import Matcher
+
+    return Matcher.from_pretrained(config)
+
+
+class MatcherNode(LifecycleNode):
+    """See the module.
+
+    Args:
+        load: makes the matcher when the node is configured.
+
+    Raises:
+        ConfigError: lists every parameter that is unknown, of a wrong type or out of range.
+    """
+
+    def __init__(self, load: Load = load_matcher) -> None:
+        super().__init__("matcher", automatically_declare_parameters_from_overrides=True)
+        self._load = load
+        self._throttle = Throttle(LOG_PERIOD_S)
+        self._outputs: Outputs | None = None
+        self._inputs: Inputs | None = None
+        self.autostart = params.declare(self).node.autostart
+        params.guard(self, may_change=lambda: self._outputs is None)
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model and open the outputs."""
+        try:
+            self._configure()
+        except StfmError as fault:
+            self.get_logger().fatal(f"cannot be configured: {fault}")
+            return TransitionCallbackReturn.FAILURE
+        except Exception as fault:  # rclpy would swallow it without a word
+            self.get_logger().fatal(f"cannot be configured: {type(fault).__name__}: {fault}")
+            return TransitionCallbackReturn.FAILURE
+        return super().on_configure(state)
+
+    def _configure(self) -> None:
+        started = time.monotonic()
+        self._config = params.read(self)
+        matcher = self._load(self._config.matcher)
+        self._tracker = Tracker(matcher, self._config)
+        self._statistics = Statistics()
+        about = {
+            "model": matcher.model_name,
+            "weights_hash": matcher.weights_hash,
+            "runtime": matcher.runtime_name,
+            "runtime_reason": matcher.reason,
+        }
+        period_s = self._config.node.diagnostics_period_s
+        self._outputs = Outputs(self, self._config.node, matcher.model_name, matcher.weights_hash)
+        self._diagnostics = Diagnostics(self, self._statistics, period_s, about, self._about_inputs, self._throttle)
+        self.get_logger().info(
+            f"model {matcher.model_name} ({matcher.weights_hash[:12]}) on {matcher.runtime_name} ({matcher.reason}), "
+            f"loaded in {time.monotonic() - started:.1f} s"
+        )
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe and start to work."""
+        result = super().on_activate(state)
+        self._tracker.reset()
+        self._walk = FrameWalk(self._tracker, self._fault)
+        self._worker = NewestWorker(self._process, self._statistics.drop)
+        self._inputs = Inputs(self, self._config.node, self._receive)
+        self.get_logger().info(
+            f"subscribed to {self._inputs.image_topic} and {self._inputs.info_topic} ({self._config.node.reliability})"
+        )
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe and finish the image in work."""
+        self.stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let go of the model and of the outputs."""
+        self.stop()
+        if self._outputs is not None:
+            self._outputs.close()
+            self._diagnostics.close()
+            self._outputs = None
+            del self._tracker, self._walk
+        return TransitionCallbackReturn.SUCCESS
+
+    on_shutdown = on_cleanup
+    on_error = on_cleanup
+
+    def stop(self) -> None:
+        """Unsubscribe and finish the image in work; does nothing where the node is not active."""
+        if self._inputs is not None:
+            self._inputs.close()
+            self._inputs = None
+            self._worker.stop()
+
+    def _receive(self, frame: Frame) -> None:
+        age_ns = self.get_clock().now().nanoseconds - messages.stamp_ns(frame.image.header)
+        self._statistics.receive(age_ns / 1e6)
+        self._worker.submit(frame)
+
+    def _process(self, frame: Frame) -> None:
+        """One frame, in the thread of the worker."""
+        assert self._outputs is not None
+        track = self._walk(frame)
+        started = time.monotonic()
+        if track is None or not self._attempt(self._outputs.publish, track):
+            self._statistics.fail()
+            return
+        now = time.monotonic()
+        latency_ms = {"publish": 1e3 * (now - started), "total": 1e3 * (now - frame.received_s)}
+        self._statistics.succeed(track.pose.status.name, {**track.timings_ms, **latency_ms})
+        self._attempt(self._outputs.draw, track)
+
+    def _attempt(self, step: Callable[[Track], None], track: Track) -> bool:
+        """Whether a step went well; the worker's thread must outlive whatever one frame does."""
+        try:
+            step(track)
+        except Exception as fault:
+            if self.context.ok():  # else the node is being shut down and nothing can be published
+                self._fault("internal", f"{type(fault).__name__}: {fault}; please report this with the image")
+            return False
+        return True
+
+    def _fault(self, kind: str, reason: str) -> None:
+        self._statistics.fault(kind, reason)
+        if self._throttle.allows(kind):
+            self.get_logger().warning(f"{kind}: {reason}")
+
+    def _about_inputs(self) -> tuple[Mapping[str, str], Mapping[str, str]] | None:
+        if self._inputs is None:
+            return None
+        topics = {"image_topic": self._inputs.image_topic, "camera_info_topic": self._inputs.info_topic}
+        return topics, self._inputs.silence()
+
+
+def main(args: Sequence[str] | None = None, load: Load = load_matcher) -> int:
+    """Run the node until it is interrupted.
+
+    Returns:
+        0; 1 where it could not be configured or activated; 2 for faults of its parameters.
+    """
+    rclpy.init(args=args)
+    try:
+        node = MatcherNode(load)
+    except StfmError as fault:
+        print(f"matcher: {fault}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
+    try:
+        if node.autostart:
+            for step in (node.trigger_configure, node.trigger_activate):
+                if step() != TransitionCallbackReturn.SUCCESS:
+                    return 1
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.stop()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""What the node counts and measures, and how /diagnostics words it.
+
+``received = processed + dropped + in_flight`` holds at every moment: an image is in flight (at most two are: one in
+work, one waiting) until it is processed, with or without a result, or dropped for a newer one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+#: latencies and ages are those of this many images, rates those of this time
+WINDOW = 300
+RATE_WINDOW_S = 5.0
+_TIMES = 4096  # moments that are kept for the rates
+
+
+class Statistics:
+    """Counts, rates, age and latency of the images since the node was configured. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._faults: Counter[str] = Counter()
+        self._statuses: Counter[str] = Counter()
+        self._latency_ms: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
+        self._age_ms: deque[float] = deque(maxlen=WINDOW)
+        self._arrivals: deque[float] = deque(maxlen=_TIMES)
+        self._results: deque[float] = deque(maxlen=_TIMES)
+        self._last_error = ""
+
+    def receive(self, age_ms: float) -> None:
+        """An image came in, so long after its stamp."""
+        with self._lock:
+            self._counts["received"] += 1
+            self._age_ms.append(age_ms)
+            self._arrivals.append(time.monotonic())
+
+    def drop(self) -> None:
+        """An image made way for a newer one."""
+        with self._lock:
+            self._counts["dropped"] += 1
+
+    def succeed(self, status: str, latency_ms: Mapping[str, float]) -> None:
+        """An image was processed and published, with this pose status and this time in each stage."""
+        with self._lock:
+            self._counts["processed"] += 1
+            self._statuses[status] += 1
+            self._results.append(time.monotonic())
+            for stage, value in latency_ms.items():
+                self._latency_ms[stage].append(value)
+
+    def fail(self) -> None:
+        """An image was processed and gave nothing."""
+        with self._lock:
+            self._counts["processed"] += 1
+            self._counts["failed"] += 1
+
+    def fault(self, kind: str, reason: str) -> None:
+        """Something is wrong with an input; it may still give a result (an image without its camera_info)."""
+        with self._lock:
+            self._faults[kind] += 1
+            self._last_error = f"{kind}: {reason}"
+
+    @property
+    def faults(self) -> int:
+        """How many faults there were, of every kind."""
+        with self._lock:
+            return sum(self._faults.values())
+
+    def values(self) -> dict[str, str]:
+        """The lines of /diagnostics; docs/node.md says what each means."""
+        with self._lock:
+            count = self._counts
+            done = count["processed"] + count["dropped"]
+            lines = {name: str(count[name]) for name in ("received", "processed", "dropped", "failed")}
+            lines["in_flight"] = str(count["received"] - done)
+            lines |= {f"fault.{kind}": str(number) for kind, number in sorted(self._faults.items())}
+            lines |= {f"status.{status}": str(number) for status, number in sorted(self._statuses.items())}
+            lines["rate_in_hz"] = f"{_rate(self._arrivals):.2f}"
+            lines["rate_out_hz"] = f"{_rate(self._results):.2f}"
+            lines |= _percentiles("age_ms", self._age_ms)
+            for stage, values in self._latency_ms.items():
+                lines |= _percentiles(f"latency_ms.{stage}", values)
+            lines["last_error"] = self._last_error
+            return lines
+
+
+class Throttle:
+    """Lets a text of each kind through once in a while, so that a fault of every image does not fill the log."""
+
+    def __init__(self, period_s: float) -> None:
+        self._period_s = period_s
+        self._last: dict[str, float] = {}
+
+    def allows(self, kind: str) -> bool:
+        """Whether the last time for this kind is long enough ago; counts as a time if so."""
+        now = time.monotonic()
+        if now - self._last.get(kind, -np.inf) < self._period_s:
+            return False
+        self._last[kind] = now
+        return True
+
+
+def _percentiles(name: str, values: Iterable[float]) -> dict[str, str]:
+    found = list(values)
+    if not found:
+        return {}
+    p50, p95 = np.percentile(found, (50, 95))
+    return {f"{name}.p50": f"{p50:.2f}", f"{name}.p95": f"{p95:.2f}"}
+
+
+def _rate(times: Iterable[float]) -> float:
+    now = time.monotonic()
+    return sum(now - moment <= RATE_WINDOW_S for moment in times) / RATE_WINDOW_S
