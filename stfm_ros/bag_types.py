@@ -1,4 +1,5 @@
 """The messages that this package reads and writes without ROS, and how a nested dict becomes one of them."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -7,6 +7,7 @@ Written is mcap: a name that ends in ``.mcap`` becomes that single file, which `
 Foxglove take as it is (ROS 2 Humble with ``-s mcap``); any other name becomes a rosbag2 folder with a metadata.yaml.
 What is written appears under its name only once it is complete.
 """
+
 from __future__ import annotations
 
 import difflib

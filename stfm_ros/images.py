@@ -4,6 +4,7 @@ Colour images leave this module as (H, W, 3) uint8 RGB, depth as (H, W) float32 
 (REP-118). Pixels follow ``stfm_ros.types``: the centre of the top-left pixel is (0, 0). A message is any object with
 the fields of sensor_msgs' Image, CompressedImage or CameraInfo, of rclpy or of rosbags.
 """
+
 from __future__ import annotations
 
 import struct

@@ -11,6 +11,7 @@
 The files go in as they are by default: raw images hold no more and make the bag several times as large. All messages
 of a frame carry its stamp, which is also their time of receipt.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -9,6 +9,7 @@
 
 Camera axes are x right, y down, z forward (REP-103 optical); metres and seconds.
 """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import yaml  # type: ignore[import-untyped, unused-ignore]
+import yaml
 
 from stfm_ros.errors import CameraError, DatasetError
 from stfm_ros.trajectory import read_tum, seconds_to_ns, text_rows

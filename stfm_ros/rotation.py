@@ -1,4 +1,5 @@
 """Unit quaternions ``(x, y, z, w)`` (ROS's order) to and from rotation matrices; arrays of them at once."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -3,6 +3,7 @@
 Seconds and metres; a pose maps points of the camera (optical frame) into the world. Stamps are kept as integer
 nanoseconds, since a float64 of a Unix time is only good to about 0.2 microseconds.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,5 @@
 """Real bags, written and read back: every storage, this package's messages, damage, and wording of refusals."""
+
 from __future__ import annotations
 
 import sqlite3
@@ -328,7 +329,7 @@ def test_truncated_bags(tmp_path: Path, share: float) -> None:
 
 
 @given(share=st.floats(0, 0.999), value=st.integers(0, 255))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_byte_is_a_bag_error_or_harmless(tmp_path: Path, share: float, value: int) -> None:
     source = tmp_path / "whole.mcap"
     if not source.exists():

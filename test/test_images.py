@@ -1,4 +1,5 @@
 """Decoding of every encoding with padded rows and both byte orders, the fit, and wording of refusals."""
+
 from __future__ import annotations
 
 import struct

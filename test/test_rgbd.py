@@ -1,4 +1,5 @@
 """Folders of RGB, depth and poses, and their import into a bag: round trips and wording of refusals."""
+
 from __future__ import annotations
 
 from pathlib import Path

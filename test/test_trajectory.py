@@ -1,4 +1,5 @@
 """TUM trajectories and quaternions: round trips, exact stamps, wording of refusals."""
+
 from __future__ import annotations
 
 from pathlib import Path
