@@ -75,7 +75,8 @@ def _scalar(value: Any, name: str, where: str) -> Any:
     try:
         if name.startswith("float"):
             return float(value or 0)
-        number = int(value or 0)
+        # rclpy holds a byte as bytes of length 1
+        number = int.from_bytes(value, "little") if isinstance(value, bytes) else int(value or 0)
     except (TypeError, ValueError) as fault:
         raise BagError(f"{where} is {value!r}: expected {name} ({fault})") from None
     limits = np.iinfo(_dtype(name))

@@ -110,6 +110,16 @@ def test_messages_of_this_package(tmp_path: Path) -> None:
     assert second.pose.covariance.tolist() == np.eye(6).ravel().tolist()
 
 
+def test_lists_of_messages_and_of_strings(tmp_path: Path) -> None:
+    status = {"level": b"\x02", "name": "matcher", "values": [{"key": "a", "value": "1"}, {"key": "b", "value": "2"}]}
+    with BagWriter(tmp_path / "b.mcap") as bag:
+        bag.write("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", {"status": [status]}, 0)
+        bag.write("/joints", "sensor_msgs/msg/JointState", {"name": ["left", "right"], "position": (1, 2.5)}, 1)
+    (_, array, _), (_, joints, _) = read_all(tmp_path / "b.mcap")
+    assert (array.status[0].level, [pair.key for pair in array.status[0].values]) == (2, ["a", "b"])
+    assert (joints.name, joints.position.tolist()) == (["left", "right"], [1, 2.5])
+
+
 def test_message_objects_are_written_too(tmp_path: Path) -> None:
     [(_, message, _)] = read_all(write_images(tmp_path / "a.mcap", 1))[:1]
     stamp = SimpleNamespace(sec=3, nanosec=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from array import array
 from types import SimpleNamespace
 from typing import Any
@@ -254,6 +255,22 @@ def test_refused_images(msg: Any, wording: str) -> None:
     with pytest.raises(ImageError) as fault:
         decode_image(msg)
     assert wording in str(fault.value)
+
+
+def test_cv_bridge_takes_what_is_left_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cv_bridge is not on PyPI, so this stands in for it: only the call is tested."""
+    rgb = colour(0, (4, 6))
+
+    class CvBridge:
+        def imgmsg_to_cv2(self, msg: Any, desired_encoding: str) -> Pixels:
+            assert (msg.encoding, desired_encoding) == ("yuv9", "rgb8")
+            return rgb
+
+    monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace(CvBridge=CvBridge))
+    np.testing.assert_array_equal(decode_image(broken(encoding="yuv9")), rgb)
+    monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace())
+    with pytest.raises(ImageError, match="encoding 'yuv9': the encoding is not supported"):
+        decode_image(broken(encoding="yuv9"))
 
 
 @pytest.mark.parametrize(
