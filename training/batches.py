@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -54,10 +55,17 @@ class Batches(Dataset[Batch]):
         seed: of everything.
         ramp_steps: steps over which the difficulty rises from 0.3 to 1.
         steps: length.
+        rank: of this process; each of several draws pairs of its own, of the same size in a step.
     """
 
     def __init__(
-        self, sources: list[tuple[Source, float]], sizes: list[Size], seed: int, ramp_steps: int, steps: int
+        self,
+        sources: list[tuple[Source, float]],
+        sizes: list[Size],
+        seed: int,
+        ramp_steps: int,
+        steps: int,
+        rank: int = 0,
     ) -> None:
         self.sources = [source for source, _ in sources]
         weights = np.array([weight for _, weight in sources], float)
@@ -68,13 +76,14 @@ class Batches(Dataset[Batch]):
         self.seed = seed
         self.ramp_steps = ramp_steps
         self.steps = steps
+        self.rank = rank
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> Batch:
-        rng = np.random.default_rng([self.seed, step])
-        size = self.sizes[rng.choice(len(self.sizes), p=self.size_weights)]
+        size = self.sizes[np.random.default_rng([self.seed, step]).choice(len(self.sizes), p=self.size_weights)]
+        rng = np.random.default_rng([self.seed, step, self.rank])
         difficulty = 0.3 + 0.7 * min(step / max(self.ramp_steps, 1), 1.0)
         rows = []
         while len(rows) < size.pairs:
@@ -82,13 +91,15 @@ class Batches(Dataset[Batch]):
             pair = source.pair(rng, difficulty, size.height, size.width)
             cells = mutual_cells(pair.warp01, pair.warp10, size.width, size.width)
             if (cells >= 0).sum() >= 16:  # a pair without anything in common teaches nothing
-                rows.append(self._row(pair, cells, rng))
+                rows.append(self._row(pair, cells, rng, difficulty))
         return Batch(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
     @staticmethod
-    def _row(pair: Pair, cells: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    def _row(
+        pair: Pair, cells: NDArray[np.int64], rng: np.random.Generator, difficulty: float
+    ) -> tuple[Tensor, ...]:
         images = [
-            torch.from_numpy(np.ascontiguousarray(augment(image, rng, rng.random()).transpose(2, 0, 1)))
+            torch.from_numpy(np.ascontiguousarray(augment(image, rng, difficulty * rng.random()).transpose(2, 0, 1)))
             for image in (pair.image0, pair.image1)
         ]
         return (

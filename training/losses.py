@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stfm_ros.model.coarse import SMALLEST_SUM
+
 
 class _DualLogSumExp(torch.autograd.Function):
     """Log-sum-exp over rows and over columns with one exponential for both and for the gradient.
@@ -23,8 +25,8 @@ class _DualLogSumExp(torch.autograd.Function):
     def forward(ctx: Any, similarity: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         peak = similarity.amax((1, 2), keepdim=True)
         exponential = (similarity - peak).exp_()
-        row = exponential.sum(2).clamp_(min=1e-37)
-        col = exponential.sum(1).clamp_(min=1e-37)
+        row = exponential.sum(2).clamp_(min=SMALLEST_SUM)
+        col = exponential.sum(1).clamp_(min=SMALLEST_SUM)
         ctx.save_for_backward(exponential, row, col)
         return row.log() + peak[:, :, 0], col.log() + peak[:, 0]
 

@@ -72,9 +72,9 @@ class Homographies:
         H0 = similarity_transform(centre0, scale0, 0.0, size / 2)
 
         if rng.random() < 0.45:
-            angle = rng.uniform(-np.pi, np.pi) * (1.0 if rng.random() < 0.7 else 0.25)
+            angle = rng.uniform(-np.pi, np.pi) * difficulty**1.5
         else:
-            angle = rng.normal(0, np.radians(4 + 10 * difficulty))
+            angle = rng.normal(0, np.radians(3 + 11 * difficulty))
         zoom = np.exp(rng.uniform(-1, 1) * np.log(1.15 + 1.2 * difficulty))
         shift = rng.uniform(-1, 1, 2) * size * (0.05 + 0.30 * difficulty)
         S = similarity_transform(size / 2, zoom, angle, size / 2 + shift)
@@ -172,7 +172,7 @@ class Recorded:
         size = np.array([width, height], float)
         fit = (full / size).min()
         scale0, scale1 = 1 / (fit * np.exp(rng.uniform(np.log(0.54), np.log(1.18), 2)))
-        angle = 0.0 if rng.random() < self.upright else rng.uniform(-np.pi, np.pi)
+        angle = 0.0 if rng.random() < self.upright else rng.uniform(-np.pi, np.pi) * difficulty**1.5
         margin = np.minimum(size / 2 / scale0, full / 2)
         centre0 = rng.uniform(margin, full - margin + 1e-6)
         centre1 = self._seen_at(centre0, i, T_0to1, full) + rng.normal(0, 0.12, 2) * size / scale1 * difficulty

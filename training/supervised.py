@@ -1,4 +1,7 @@
-"""Supervised training of the student: ``python -m stfm_training.supervised --data DIR --out DIR``.
+"""Supervised training of the student.
+
+    python -m stfm_training.supervised --data DIR --out DIR
+    torchrun --nproc-per-node 2 -m stfm_training.supervised --data DIR --out DIR   # a process a core or GPU
 
 One step: a batch from (seed, step) -> features and coarse transformer -> L_c on all cells, L_f on
 windows at true matches -> AdamW. The learning rate warms up, holds, and decays over the last part,
@@ -20,7 +23,8 @@ import cv2
 import torch
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 
 from stfm_ros.model.network import StfmNet, grid_points
@@ -149,10 +153,13 @@ class Trainer:
         self.config = config
         self.out = Path(config.out)
         self.out.mkdir(parents=True, exist_ok=True)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.rank = distributed.get_rank() if distributed.is_initialized() else 0
+        cuda = torch.cuda.is_available()
+        self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
         torch.manual_seed(config.seed)
         network = StfmNet(preset(config.preset)).to(self.device, memory_format=torch.channels_last)
-        self.model = Supervised(network, config).train()
+        self.network = network
+        self.model: torch.nn.Module = Supervised(network, config).train()
         self.average = copy.deepcopy(network).eval()
         decayed = [p for p in network.parameters() if p.ndim > 1]
         plain = [p for p in network.parameters() if p.ndim <= 1]
@@ -166,17 +173,20 @@ class Trainer:
         """Train to ``config.steps``, from the newest checkpoint in the output folder if there is one."""
         config = self.config
         self.resume()
+        torch.manual_seed(config.seed + 1 + self.rank + 1000 * self.step)
+        if distributed.is_initialized():
+            self.model = DistributedDataParallel(self.model)
         sizes = [Size(256, 320, config.pairs, 1 - config.large)]
         if config.large:
             sizes.append(Size(448, 576, max(config.pairs // 3, 1), config.large))
-        batches = Batches(sources, sizes, config.seed, config.ramp_steps, config.steps)
+        batches = Batches(sources, sizes, config.seed, config.ramp_steps, config.steps, self.rank)
         rest = Subset(batches, range(self.step, config.steps))
         loader = DataLoader(
             rest, batch_size=None, num_workers=config.workers, prefetch_factor=6 if config.workers else None
         )
         begin = time.monotonic()
         waited, since, seen = 0.0, begin, 0
-        with Progress() as progress, open(self.out / "log.jsonl", "a") as log:
+        with Progress(disable=self.rank > 0) as progress, open(self.out / f"log{self.rank or ''}.jsonl", "a") as log:
             bar = progress.add_task("training", total=config.steps, completed=self.step)
             asked = time.monotonic()
             for batch in loader:
@@ -212,7 +222,7 @@ class Trainer:
         with torch.no_grad():
             rate = min(self.config.ema, self.step / (self.step + 10))
             for target, source in zip(
-                self.average.state_dict().values(), self.model.network.state_dict().values(), strict=True
+                self.average.state_dict().values(), self.network.state_dict().values(), strict=True
             ):
                 if target.dtype.is_floating_point:
                     target.lerp_(source, 1 - rate)
@@ -222,10 +232,12 @@ class Trainer:
 
     def save(self) -> None:
         """Weights (the moving average), and the whole state to go on from."""
+        if self.rank > 0:
+            return
         about = {"config": json.dumps(dataclasses.asdict(self.config)), "step": str(self.step)}
         save_weights(self.average, self.out / "weights.safetensors", about)
         state: dict[str, Tensor] = {}
-        for name, module in (("model", self.model.network), ("average", self.average)):
+        for name, module in (("model", self.network), ("average", self.average)):
             state |= {f"{name}/{key}": value.contiguous() for key, value in module.state_dict().items()}
         for index, moments in self.optimiser.state_dict()["state"].items():
             state |= {f"optimiser/{index}/{key}": value.contiguous() for key, value in moments.items()}
@@ -239,7 +251,7 @@ class Trainer:
         if not path.is_file():
             return
         state = load_file(str(path), device=str(self.device))
-        for name, module in (("model", self.model.network), ("average", self.average)):
+        for name, module in (("model", self.network), ("average", self.average)):
             prefix = name + "/"
             module.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
         moments: dict[int, dict[str, Tensor]] = {}
@@ -268,7 +280,10 @@ def main() -> None:
         )
     config = TrainConfig(**vars(parser.parse_args()))
     cv2.setNumThreads(1)
-    torch.set_num_threads(os.cpu_count() or 1)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    torch.set_num_threads(max((os.cpu_count() or 1) // processes, 1))
+    if processes > 1:
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     Trainer(config).run(build_sources(config))
 
 

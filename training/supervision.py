@@ -109,4 +109,4 @@ def mutual_cells(warp01: GridWarp, warp10: GridWarp, width0: int, width1: int) -
 
 def _inside(points: FloatArray, height: int, width: int) -> NDArray[np.bool_]:
     x, y = points.T
-    return np.asarray((x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1))
+    return np.asarray((x > -0.5) & (y > -0.5) & (x < width - 0.5) & (y < height - 0.5))  # the area of the pixels

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from stfm_ros.model.presets import ModelConfig
 
 
+SMALLEST_SUM = 1e-37  #: near float32's smallest normal number
+
+
 class MatchHead(nn.Module):
     """Coarse features -> similarity S, in log units."""
 
@@ -39,9 +42,15 @@ class MatchHead(nn.Module):
 def dual_softmax_terms(similarity: Tensor) -> tuple[Tensor, Tensor]:
     """Log-sum-exp of S over rows (B, n0) and over columns (B, n1).
 
-    P_ij = softmax_row(S)_ij softmax_col(S)_ij = exp(2 S_ij - row_i - col_j).
+    P_ij = softmax_row(S)_ij softmax_col(S)_ij = exp(2 S_ij - row_i - col_j). One exponential serves
+    both, taken relative to the largest similarity of the pair; a row that lies 85 log units below it
+    (never seen) comes out as without a match.
     """
-    return similarity.logsumexp(2), similarity.logsumexp(1)
+    peak = similarity.amax((1, 2), keepdim=True)
+    exponential = (similarity - peak).exp()
+    row = exponential.sum(2).clamp(min=SMALLEST_SUM).log() + peak[:, :, 0]
+    col = exponential.sum(1).clamp(min=SMALLEST_SUM).log() + peak[:, 0]
+    return row, col
 
 
 def inner_cells(height: int, width: int) -> Tensor:
@@ -65,9 +74,10 @@ def select_matches(similarity: Tensor, inner0: Tensor, inner1: Tensor, k: int) -
         conf (B, k), i_ids (B, k), j_ids (B, k); rows without a match have conf 0.
     """
     row, col = dual_softmax_terms(similarity)
-    log_p = 2 * similarity - row[:, :, None] - col[:, None, :]
-    best, j_ids = log_p.max(2)
-    mutual = best >= log_p.amax(1).gather(1, j_ids)  # the same entry is the best of its column
-    conf = best.exp() * (mutual & inner0 & inner1[j_ids])
+    half_log_p = similarity - (row / 2)[:, :, None] - (col / 2)[:, None, :]
+    j_ids = half_log_p.argmax(2)
+    best = half_log_p.amax(2)
+    mutual = best >= half_log_p.amax(1).gather(1, j_ids)  # the same entry is the best of its column
+    conf = (2 * best).exp() * (mutual & inner0 & inner1[j_ids])
     conf, i_ids = conf.topk(k, dim=1)
     return conf, i_ids, j_ids.gather(1, i_ids)

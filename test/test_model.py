@@ -1,0 +1,198 @@
+"""The network: sizes, fused = unfused, symmetry, static outputs, and that it learns."""
+import dataclasses
+
+import pytest
+import torch
+
+from stfm_ros.errors import ConfigError, ImageError, WeightsError
+from stfm_ros.model.backbone import RepConv
+from stfm_ros.model.coarse import dual_softmax_terms, inner_cells, select_matches
+from stfm_ros.model.fine import FineStage
+from stfm_ros.model.fuse import fuse
+from stfm_ros.model.network import StfmNet
+from stfm_ros.model.position import rotary_tables, rotate, sine_encoding
+from stfm_ros.model.presets import PRESETS, preset
+from stfm_ros.model.transformer import linear_attention
+from stfm_ros.model.weights import load_network, save_weights
+
+
+def random_network(name: str = "small", in_channels: int = 3) -> StfmNet:
+    """Weights and batch-norm statistics that are nowhere trivial."""
+    torch.manual_seed(0)
+    network = StfmNet(preset(name, in_channels))
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.1)
+    for layer in network.transformer.layers:
+        torch.nn.init.normal_(layer.mlp[2].weight, 0, 0.05)
+    return network.eval()
+
+
+def test_the_paper_preset_has_the_published_size():
+    parameters = sum(p.numel() for p in StfmNet(preset("paper")).parameters())
+    assert parameters == pytest.approx(11.56e6, rel=0.01)  # LoFTR and 3DG-STFM: 11.6 M
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_outputs_have_static_shapes_and_lie_in_the_image(name):
+    network = random_network(name)
+    with torch.inference_mode():
+        rows = network(torch.rand(2, 3, 64, 96), torch.rand(2, 3, 64, 96), k=40)
+    assert rows.keypoints0.shape == rows.keypoints1.shape == (2, 40, 2)
+    assert rows.confidence.shape == rows.sigma.shape == (2, 40)
+    assert (rows.confidence[:, 1:] <= rows.confidence[:, :-1]).all()
+    assert (rows.sigma >= 0).all()
+    matched = rows.confidence > 0
+    assert (rows.keypoints0[matched] >= 8).all()  # the first row and column do not match
+
+
+def test_teacher_differs_in_the_first_convolution_only():
+    student, teacher = (StfmNet(preset("small", channels)).state_dict() for channels in (3, 4))
+    differing = {name for name in student if student[name].shape != teacher[name].shape}
+    assert differing == {"backbone.stage2.0.conv3", "backbone.stage2.0.conv1"}
+
+
+def test_images_of_two_sizes_match():
+    network = random_network()
+    with torch.inference_mode():
+        rows = network(torch.rand(1, 3, 64, 96), torch.rand(1, 3, 96, 64), k=16)
+    assert rows.keypoints1.shape == (1, 16, 2)
+
+
+def test_swapping_the_images_swaps_the_coarse_matches():
+    network = random_network()
+    a, b = torch.rand(2, 1, 3, 96, 96)
+    with torch.inference_mode():
+        (ca, _), (cb, _) = network.features(a), network.features(b)
+        f0, f1 = network.transformer(ca, cb)
+        g1, g0 = network.transformer(cb, ca)
+        torch.testing.assert_close(f0, g0, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(network.head(f0, f1), network.head(g1, g0).transpose(1, 2), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_fused_equals_unfused(name):
+    network = random_network(name)
+    fused = fuse(network)
+    assert not any(isinstance(m, (RepConv, torch.nn.BatchNorm2d)) for m in fused.modules())
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        for found, expected in zip(fused.features(image), network.features(image), strict=True):
+            assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_fused_kernel_is_the_sum_of_the_branches():
+    block = RepConv(8, 8).eval()
+    x = torch.rand(1, 8, 12, 12)
+    branches = torch.nn.functional.conv2d(x, block.conv3, padding=1) + torch.nn.functional.conv2d(x, block.conv1)
+    branches = branches + x * block.identity[:, None, None]
+    torch.testing.assert_close(block(x), torch.relu(block.norm(branches)), atol=1e-5, rtol=1e-5)
+
+
+def test_dual_softmax_is_the_product_of_two_softmaxes():
+    similarity = torch.randn(2, 30, 20) * 10
+    row, col = dual_softmax_terms(similarity)
+    torch.testing.assert_close(row, similarity.logsumexp(2))
+    torch.testing.assert_close(col, similarity.logsumexp(1))
+    p = (2 * similarity - row[:, :, None] - col[:, None]).exp()
+    torch.testing.assert_close(p, similarity.softmax(1) * similarity.softmax(2))
+
+
+def test_selected_matches_are_mutual_nearest_neighbours_best_first():
+    torch.manual_seed(1)
+    similarity = torch.randn(1, 24, 24) * 5
+    inner = inner_cells(4, 6)
+    conf, i_ids, j_ids = select_matches(similarity, inner, inner, 24)
+    p = (similarity.softmax(1) * similarity.softmax(2))[0]
+    expected = {
+        (i, int(p[i].argmax())): float(p[i].max())
+        for i in range(24)
+        if int(p[:, p[i].argmax()].argmax()) == i and inner[i] and inner[p[i].argmax()]
+    }
+    found = {(int(i), int(j)): float(c) for c, i, j in zip(conf[0], i_ids[0], j_ids[0], strict=True) if c > 0}
+    assert found.keys() == expected.keys()
+    assert found == pytest.approx(expected)
+
+
+def test_windows_are_centred_on_the_cell():
+    config = dataclasses.replace(preset("small"), d_fine=2, fine_heads=1)
+    stage = FineStage(config)
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(48.0), indexing="ij")
+    with torch.no_grad():
+        stage.merge.weight.copy_(torch.eye(2, 4))
+        stage.merge.bias.zero_()
+    cell = torch.tensor([3 * 12 + 5])  # row 3, column 5 of a coarse grid of 8 x 12
+    window = stage.windows(torch.stack([x, y])[None], torch.zeros(1, 96, 96), torch.tensor([0]), cell, 12)
+    assert window.shape == (1, 49, 2)
+    assert window[0, 24].tolist() == [20.0, 12.0]
+    assert window[0, 0].tolist() == [17.0, 9.0]
+
+
+def test_expectation_and_variance_of_a_peaked_heatmap():
+    stage = FineStage(dataclasses.replace(preset("small"), fine_layers=0))
+    window0, window1 = torch.zeros(1, 49, 32), torch.zeros(1, 49, 32)
+    window0[0, 24, 0] = 100.0
+    window1[0, 3 * 7 + 5, 0] = window1[0, 3 * 7 + 6, 0] = 100.0  # two and three steps to the right
+    expectation, variance, log_heatmap = stage(window0, window1)
+    assert expectation[0].tolist() == pytest.approx([2.5, 0.0], abs=1e-4)
+    assert variance[0].tolist() == pytest.approx([0.25, 0.0], abs=1e-4)
+    assert float(log_heatmap.exp().sum()) == pytest.approx(1.0)
+
+
+def test_linear_attention_equals_its_quadratic_form():
+    q, k, v = torch.randn(3, 1, 2, 9, 4)
+    weights = (torch.nn.functional.elu(q) + 1) @ (torch.nn.functional.elu(k) + 1).transpose(2, 3)
+    expected = weights / weights.sum(3, keepdim=True) @ v
+    torch.testing.assert_close(linear_attention(q, k, v), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_rotary_products_depend_on_the_offset_only():
+    cos, sin = rotary_tables(16, 6, 6)
+    q, k = torch.randn(2, 16)
+    grid = lambda y, x: y * 6 + x  # noqa: E731
+    products = [
+        float((rotate(q[None], cos[a : a + 1], sin[a : a + 1]) * rotate(k[None], cos[b : b + 1], sin[b : b + 1])).sum())
+        for a, b in ((grid(0, 0), grid(2, 1)), (grid(3, 4), grid(5, 5)))
+    ]
+    assert products[0] == pytest.approx(products[1], abs=1e-4)
+
+
+def test_the_published_sine_slip_is_reproduced_and_not_the_default():
+    right, slip = sine_encoding(16, 3, 4), sine_encoding(16, 3, 4, published_slip=True)
+    assert not torch.allclose(right, slip)
+    torch.testing.assert_close(right[0, 0], torch.sin(torch.arange(1.0, 5.0)))
+
+
+def test_wrong_channels_and_sizes_are_refused():
+    network = random_network()
+    with pytest.raises(ImageError, match=r"takes 3 channels and sizes that are multiples of 32, got 4 channels at 96x64"):
+        network.features(torch.rand(1, 4, 64, 96))
+    with pytest.raises(ImageError, match="got 3 channels at 100x64; fit the image first"):
+        network.features(torch.rand(1, 3, 64, 100))
+    with pytest.raises(ConfigError, match="there is no preset 'huge'; choose one of small, medium, paper"):
+        preset("huge")
+
+
+def test_weights_round_trip_and_refusals(tmp_path):
+    network = random_network()
+    path = tmp_path / "w.safetensors"
+    digest = save_weights(network, path, {"data": "none"})
+    loaded, found = load_network(path, "small")
+    assert digest == found
+    for a, b in zip(network.state_dict().values(), loaded.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(WeightsError, match="holds weights of preset 'small', expected 'medium'; choose that preset"):
+        load_network(path, "medium")
+    with pytest.raises(WeightsError, match="there are no weights at"):
+        load_network(tmp_path / "none.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match="its header says .*: damaged"):
+        load_network(path)
+    path.write_bytes(data[:100])
+    with pytest.raises(WeightsError, match="is not a readable safetensors file"):
+        load_network(path)
