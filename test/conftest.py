@@ -1,9 +1,6 @@
-"""What holds for all tests."""
+"""What every test needs before ROS's messages are imported."""
 
-from __future__ import annotations
+import os
 
-from hypothesis import settings
-
-# no deadline for a single example: the machines of CI are shared, and pytest-timeout ends what hangs
-settings.register_profile("shared_machine", deadline=None)
-settings.load_profile("shared_machine")
+# rclpy stores a wrong type silently unless this is set when the message classes are imported
+os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
