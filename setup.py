@@ -31,7 +31,7 @@ REQUIRES = [
     "opencv-python-headless>=4.5.4,<5",  # 5.x has no AKAZE
     "onnxruntime>=1.16",
     "openvino>=2024.0; platform_machine == 'x86_64'",
-    "rosbags>=0.10.4",
+    "rosbags>=0.11",
     "rich>=13",
     "jinja2>=3",
     "pyyaml>=5.4",
