@@ -47,6 +47,7 @@ EXTRAS = {
         "ruff>=0.6",
         "mypy>=1.10",
         "import-linter>=2",
+        "colcon-common-extensions>=0.3",
         "matplotlib>=3.5",
         "poselib>=2.0.4",
         "types-PyYAML",
