@@ -7,7 +7,8 @@
     |-- BagError             a recording cannot be read, or lacks what was asked for
     |-- DatasetError         a folder of images, depth and poses is not laid out as documented
     |-- WeightsError         weights are missing, damaged, or belong to another preset
-    `-- RuntimeNotAvailable  the inference runtime that was asked for cannot be had
+    |-- RuntimeNotAvailable  the inference runtime that was asked for cannot be had
+    `-- RosNotAvailable      ROS 2, or this package's messages, cannot be imported
 """
 
 
@@ -41,3 +42,7 @@ class WeightsError(StfmError):
 
 class RuntimeNotAvailable(StfmError):
     """The inference runtime that was asked for cannot be had on this machine."""
+
+
+class RosNotAvailable(StfmError):
+    """ROS 2, or this package's messages, cannot be imported here."""
