@@ -52,6 +52,11 @@ class Player(Node):
         heard = self._image.get_subscription_count() and self._info.get_subscription_count()
         return bool(heard and self.count_publishers("relative_pose") and self.count_publishers("matches"))
 
+    def introduce(self) -> None:
+        """Publish the first calibration alone, so that no image comes before it."""
+        if self._frames:
+            self._info.publish(self._frames[0][2])
+
     def play(self, index: int) -> None:
         """Publish a frame, with its calibration before it."""
         source_ns, image, info = self._frames[index]
@@ -110,6 +115,8 @@ def play(player: Player, collector: Collector, rate: float) -> None:
     if not player.is_heard():
         raise TimeoutError(f"no matcher subscribed to {player.get_namespace()}/image/compressed in {READY_S:.0f} s")
     wait(time.monotonic() + 0.5)  # discovery is not symmetric: the matcher may not see us yet
+    player.introduce()
+    wait(time.monotonic() + 0.5)
     started = time.monotonic()
     for index in range(len(player)):
         wait(started + index / rate)
