@@ -89,23 +89,29 @@ class BagReader:
     ) -> None:
         self._stack.close()
 
-    def messages(self, topics: Collection[str] = ()) -> Iterator[tuple[str, Any, int]]:
+    def messages(
+        self, topics: Collection[str] = (), start_ns: int | None = None, stop_ns: int | None = None
+    ) -> Iterator[tuple[str, Any, int]]:
         """Topic, message and time of receipt in nanoseconds, in the order of receipt.
 
         Args:
             topics: names; all where empty.
+            start_ns, stop_ns: the first time of receipt, and the first one after the last, where not all are wanted.
 
         Raises:
             BagError: a topic is not in the bag, or the bag is damaged further on.
         """
         names = [self._require(topic) for topic in topics] or self.topics
-        return self._messages([connection for connection in self._connections if connection.topic in names])
+        chosen = [connection for connection in self._connections if connection.topic in names]
+        return self._messages(chosen, start_ns, stop_ns)
 
-    def _messages(self, chosen: list[Connection]) -> Iterator[tuple[str, Any, int]]:
+    def _messages(
+        self, chosen: list[Connection], start_ns: int | None, stop_ns: int | None
+    ) -> Iterator[tuple[str, Any, int]]:
         if not chosen:  # which rosbags takes for all
             return
         count = 0
-        stream = self._reader.messages(chosen)
+        stream = self._reader.messages(chosen, start_ns, stop_ns)
         while True:
             try:
                 connection, receipt_ns, data = next(stream)

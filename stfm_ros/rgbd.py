@@ -50,7 +50,7 @@ class RgbdFolder:
                 f"{self.path} lacks {', '.join(missing)}: expected a folder with intrinsics.yaml, poses.txt "
                 "(TUM lines, camera to world), rgb/ and depth/"
             )
-        self.camera, self.depth_scale = _read_intrinsics(self.path / "intrinsics.yaml")
+        self.camera, self.depth_scale = read_intrinsics(self.path / "intrinsics.yaml")
         self._images = _files(self.path / "rgb", IMAGE_SUFFIXES)
         self._depths = _files(self.path / "depth", (".png",))
         self.names = [image.stem for image in self._images]
@@ -126,7 +126,12 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
 
 
-def _read_intrinsics(path: Path) -> tuple[Camera, float]:
+def read_intrinsics(path: Path) -> tuple[Camera, float]:
+    """The camera and the depth values a metre of an intrinsics.yaml.
+
+    Raises:
+        DatasetError: a value is missing or makes no camera.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
