@@ -29,7 +29,6 @@ def environment() -> dict[str, str]:
     """Of every process: a domain of its own, types checked, shared memory."""
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH", "")])),
         "ROS_PYTHON_CHECK_FIELDS": "1",
         "ROS_DOMAIN_ID": str(os.getpid() % 100 + 1),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",

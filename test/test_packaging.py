@@ -27,7 +27,7 @@ def text(name: str) -> str:
 
 def test_one_version() -> None:
     assert ET.fromstring(text("package.xml")).findtext("version") == stfm_ros.__version__
-    assert f"## [{stfm_ros.__version__}]" in text("CHANGELOG.md")
+    assert f"\n## {stfm_ros.__version__} " in text("CHANGELOG.md")
     setup = subprocess.run(
         [sys.executable, "setup.py", "--version"], cwd=ROOT, capture_output=True, text=True, check=True,
         env={**os.environ, "STFM_ROS_MSGS": "0"},
@@ -141,3 +141,15 @@ def test_pip_installs_the_modules_alone_without_ros(tmp_path: Path) -> None:
     tracked = [path for folder in ("weights", "data", "templates") for path in (ROOT / "stfm_ros" / folder).rglob("*")]
     assert {str(path.relative_to(ROOT)) for path in tracked if path.is_file() and path.suffix != ".pyc"} <= set(names)
     assert not [name for name in names if name.endswith(".so") or name.startswith("test")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("colcon", path=Path(sys.executable).parent), reason="colcon is not in the venv")
+def test_colcon_builds_and_tests_a_workspace() -> None:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    run = subprocess.run(
+        [ROOT / "test" / "colcon.sh", "-k", "test_packaging or lifecycle", "-m", "not slow"],
+        capture_output=True, text=True, env={**os.environ, "PATH": path},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-5000:]
+    assert "0 errors, 0 failures" in run.stdout
