@@ -1,8 +1,6 @@
 """Classical matchers to stand beside the learned one: callables ``(rgb0, rgb1) -> Matches``."""
 from __future__ import annotations
 
-from functools import lru_cache
-
 import cv2
 import numpy as np
 
@@ -18,25 +16,15 @@ def sift(image0: ByteArray, image1: ByteArray) -> Matches:
     Args:
         image0, image1: (H, W, 3) RGB or (H, W) grey, uint8.
     """
-    return _match(_sift(), cv2.NORM_L2, image0, image1)
+    return _match(cv2.SIFT.create(nfeatures=FEATURES), cv2.NORM_L2, image0, image1)
 
 
 def orb(image0: ByteArray, image1: ByteArray) -> Matches:
     """ORB (4000), mutual nearest neighbours that pass the ratio test; arguments as :func:`sift`."""
-    return _match(_orb(), cv2.NORM_HAMMING, image0, image1)
+    return _match(cv2.ORB.create(nfeatures=FEATURES), cv2.NORM_HAMMING, image0, image1)
 
 
 BASELINES = {"sift": sift, "orb": orb}
-
-
-@lru_cache(maxsize=1)
-def _sift() -> cv2.Feature2D:
-    return cv2.SIFT_create(nfeatures=FEATURES)
-
-
-@lru_cache(maxsize=1)
-def _orb() -> cv2.Feature2D:
-    return cv2.ORB_create(nfeatures=FEATURES)
 
 
 def _match(detector: cv2.Feature2D, norm: int, image0: ByteArray, image1: ByteArray) -> Matches:

@@ -20,8 +20,9 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
+from stfm_ros.config import PoseConfig
 from stfm_ros.errors import DatasetError, RuntimeNotAvailable
-from stfm_ros.geometry import normalise_points
+from stfm_ros.geometry import DEFAULTS, estimate_relative_pose, normalise_points
 from stfm_ros.pairs import Pair, rotation_angle_deg
 from stfm_ros.types import BoolArray, ByteArray, Camera, FloatArray, Matches
 
@@ -160,7 +161,7 @@ def solve_opencv(
         return None
     best: tuple[FloatArray, FloatArray, BoolArray] | None = None
     for candidate in np.split(np.asarray(E), len(E) // 3):
-        _, R, t, seen = cv2.recoverPose(candidate, rays0, rays1, np.eye(3), 1e9, mask=mask.copy())
+        _, R, t, seen, _ = cv2.recoverPose(candidate, rays0, rays1, np.eye(3), 1e9, mask=mask.copy())
         inliers = np.asarray(seen).ravel() > 0
         if best is None or inliers.sum() > best[2].sum():
             best = np.asarray(R, np.float64), np.asarray(t, np.float64).ravel(), inliers
@@ -184,8 +185,22 @@ def solve_poselib(
     return np.asarray(pose.R), np.asarray(pose.t).ravel(), inliers
 
 
+def solve_stfm(
+    points0: FloatArray, points1: FloatArray, camera0: Camera, camera1: Camera, threshold_px: float
+) -> tuple[FloatArray, FloatArray, BoolArray] | None:
+    """What runs on the robot, with its own thresholds but for the inliers' and every match weighted alike."""
+    ones = np.ones(len(points0), np.float32)
+    matches = Matches(points0.astype(np.float32), points1.astype(np.float32), ones, ones)
+    pose = estimate_relative_pose(matches, camera0, camera1, PoseConfig(inlier_px=threshold_px, min_inliers=6))
+    return (pose.R, pose.t, pose.inliers) if pose.status.has_translation else None
+
+
 #: name -> solver and its threshold in pixels
-SOLVERS: dict[str, tuple[Solver, float]] = {"poselib": (solve_poselib, 1.0), "opencv": (solve_opencv, 0.5)}
+SOLVERS: dict[str, tuple[Solver, float]] = {
+    "poselib": (solve_poselib, 1.0),
+    "opencv": (solve_opencv, 0.5),
+    "stfm": (solve_stfm, DEFAULTS.inlier_px),
+}
 
 
 # -- pose on pairs -----------------------------------------------------------------------------------

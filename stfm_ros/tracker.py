@@ -1,0 +1,206 @@
+"""A stream of images to a stream of relative poses: what each image is matched against, and when that changes.
+
+The reference is the previous image or a keyframe. It is encoded once. A pair without a pose leaves the
+reference as it is (a black frame must not become one) until ``lost_after`` pairs in a row have none.
+"""
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from stfm_ros.config import AppConfig
+from stfm_ros.geometry import estimate_relative_pose, no_pose
+from stfm_ros.types import ByteArray, Camera, Matches, PoseStatus, RelativePose
+
+
+class FeatureMatcher(Protocol):
+    """What the tracker needs of :class:`stfm_ros.matcher.Matcher`."""
+
+    def features(self, image: ByteArray) -> Any: ...
+
+    def match_features(self, features0: Any, features1: Any) -> Matches: ...
+
+
+@dataclass(frozen=True)
+class Track:
+    """One image and its reference.
+
+    Attributes:
+        stamp_ns, frame_id: of the current image (image 1).
+        reference_stamp_ns, reference_frame_id: of the reference (image 0); the current image's own where
+            the status is ``NO_REFERENCE``.
+        size0, size1: (width, height) of both images in pixels.
+        matches: in pixels of the received images.
+        pose: T_0to1 with its status and reason; delivered even where there is none.
+        new_keyframe: whether the current image is the reference from now on.
+        timings_ms: of the stages ``features``, ``pair`` and ``pose``.
+        image0, image1: the images themselves, (H, W, 3) uint8 RGB.
+    """
+
+    stamp_ns: int
+    frame_id: str
+    reference_stamp_ns: int
+    reference_frame_id: str
+    size0: tuple[int, int]
+    size1: tuple[int, int]
+    matches: Matches
+    pose: RelativePose
+    new_keyframe: bool
+    timings_ms: dict[str, float]
+    image0: ByteArray
+    image1: ByteArray
+
+
+@dataclass(frozen=True)
+class _Frame:
+    image: ByteArray
+    features: Any
+    camera: Camera | None
+    stamp_ns: int
+    frame_id: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.shape[1], self.image.shape[0]
+
+
+class Tracker:
+    """Matches each image against its reference."""
+
+    def __init__(self, matcher: FeatureMatcher, config: AppConfig) -> None:
+        self.matcher = matcher
+        self.config = config
+        self.reset()
+
+    def reset(self, reason: str = "first image") -> None:
+        """Forget the reference; the next image becomes it, and its pose gives ``reason``."""
+        self._reference: _Frame | None = None
+        self._why_none = reason
+        self._last_stamp_ns: int | None = None
+        self._failures = 0
+
+    def track(self, image_rgb: ByteArray, camera: Camera | None, stamp_ns: int, frame_id: str) -> Track:
+        """Match an image against the reference.
+
+        Args:
+            image_rgb: (H, W, 3) uint8 RGB.
+            camera: its calibration; without one matches are delivered, and no pose.
+            stamp_ns: of the image; one that lies before the last image's starts anew.
+            frame_id: of the camera; another one starts anew.
+
+        Raises:
+            ImageError: the image cannot be used; the tracker stays as it was.
+        """
+        clock = _Clock()
+        frame = _Frame(image_rgb, self.matcher.features(image_rgb), camera, stamp_ns, frame_id)
+        clock.lap("features")
+        self._reset_if_discontinuous(frame)
+        self._last_stamp_ns = stamp_ns
+        if self._reference is None:
+            return self._begin(frame, clock)
+
+        reference = self._reference
+        matches = self.matcher.match_features(reference.features, frame.features)
+        clock.lap("pair")
+        pose = self._pose(matches, reference, frame)
+        clock.lap("pose")
+
+        pose = self._count_failures(pose, matches)
+        renew = self._wants_new_reference(pose, matches, reference, frame)
+        if renew:
+            self._reference = frame
+        return _track(reference, frame, matches, pose, renew, clock)
+
+    # -- the steps -----------------------------------------------------------------------------------
+
+    def _reset_if_discontinuous(self, frame: _Frame) -> None:
+        if self._reference is None or self._last_stamp_ns is None:
+            return
+        if frame.stamp_ns < self._last_stamp_ns:
+            back_s = (self._last_stamp_ns - frame.stamp_ns) / 1e9
+            self.reset(f"the stamp jumped back by {back_s:.3f} s: a new reference is taken")
+        elif frame.size != self._reference.size:
+            old, new = _text(self._reference.size), _text(frame.size)
+            self.reset(f"the image size changed from {old} to {new}: a new reference is taken")
+        elif frame.frame_id != self._reference.frame_id:
+            old, new = self._reference.frame_id, frame.frame_id
+            self.reset(f"the frame changed from {old!r} to {new!r}: a new reference is taken")
+
+    def _begin(self, frame: _Frame, clock: _Clock) -> Track:
+        self._reference = frame
+        pose = no_pose(0, PoseStatus.NO_REFERENCE, self._why_none)
+        return _track(frame, frame, Matches.empty(), pose, True, clock)
+
+    def _pose(self, matches: Matches, reference: _Frame, frame: _Frame) -> RelativePose:
+        camera1 = frame.camera
+        camera0 = reference.camera or camera1  # one camera whose calibration came after its first image
+        for camera in (camera0, camera1):
+            if camera is not None and (camera.width, camera.height) != frame.size:
+                given, received = _text((camera.width, camera.height)), _text(frame.size)
+                reason = f"camera_info is of {given}, the image is {received}: publish the one of this image"
+                return no_pose(len(matches), PoseStatus.NO_CAMERA_INFO, reason)
+        return estimate_relative_pose(matches, camera0, camera1, self.config.pose)
+
+    def _count_failures(self, pose: RelativePose, matches: Matches) -> RelativePose:
+        """The pose; after ``lost_after`` failures in a row it says LOST. Without a camera only matches count."""
+        uncalibrated = pose.status is PoseStatus.NO_CAMERA_INFO
+        enough = len(matches) >= self.config.pose.min_inliers
+        failed = not enough if uncalibrated else not pose.status.has_rotation
+        self._failures = self._failures + 1 if failed else 0
+        if self._failures < self.config.tracker.lost_after or uncalibrated:
+            return pose
+        reason = f"{self._failures} pairs in a row without a pose ({pose.reason}): the reference is replaced"
+        return no_pose(len(matches), PoseStatus.LOST, reason)
+
+    def _wants_new_reference(
+        self, pose: RelativePose, matches: Matches, reference: _Frame, frame: _Frame
+    ) -> bool:
+        wanted = self.config.tracker
+        if self._failures:
+            lost = self._failures >= wanted.lost_after
+            self._failures = 0 if lost else self._failures
+            return lost
+        uncalibrated = pose.status is PoseStatus.NO_CAMERA_INFO
+        strength = len(matches) if uncalibrated else int(pose.inliers.sum())
+        return (
+            wanted.reference == "previous"
+            or strength < wanted.keyframe_inliers
+            or pose.parallax_deg > wanted.keyframe_parallax_deg
+            or frame.stamp_ns - reference.stamp_ns > wanted.keyframe_age_s * 1e9
+        )
+
+
+def _track(
+    reference: _Frame, frame: _Frame, matches: Matches, pose: RelativePose, renew: bool, clock: _Clock
+) -> Track:
+    return Track(
+        stamp_ns=frame.stamp_ns,
+        frame_id=frame.frame_id,
+        reference_stamp_ns=reference.stamp_ns,
+        reference_frame_id=reference.frame_id,
+        size0=reference.size,
+        size1=frame.size,
+        matches=matches,
+        pose=pose,
+        new_keyframe=renew,
+        timings_ms=clock.laps_ms,
+        image0=reference.image,
+        image1=frame.image,
+    )
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+class _Clock:
+    """Milliseconds by stage; a stage that did not run took 0."""
+
+    def __init__(self) -> None:
+        self.laps_ms = {"features": 0.0, "pair": 0.0, "pose": 0.0}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.laps_ms[stage], self._last = 1e3 * (now - self._last), now
