@@ -159,7 +159,7 @@ class DemoResult:
             ("direction error", f"median {self.direction_deg.median:.1f}, p95 {self.direction_deg.p95:.1f} deg"),
         ]
         rows += [(f"{name} latency", f"p50 {s.median:.1f}, p95 {s.p95:.1f} ms") for name, s in self.latency_ms.items()]
-        rows += [(name.replace("_", " "), value) for name, value in self.about.items()]
+        rows += [(name.replace("_", " "), value[:60]) for name, value in self.about.items() if name != "weights_hash"]
         return rows
 
 
