@@ -21,6 +21,7 @@ import cv2
 
 from stfm_ros import __version__
 from stfm_ros.errors import ConfigError
+from stfm_ros.machine import processor
 from stfm_ros.types import ByteArray
 
 
@@ -118,13 +119,7 @@ def render(report: Report) -> str:
 
 def machine() -> str:
     """Processor, system and Python of this computer."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{name}, {platform.system()}, Python {platform.python_version()}"
+    return f"{processor()}, {platform.system()}, Python {platform.python_version()}"
 
 
 def _now() -> str:

@@ -1,0 +1,210 @@
+"""A recording through the matcher: a bag in, a bag of Correspondences and RelativePose and a trajectory out.
+
+Every image is given to the tracker in the order of recording, none is dropped, by the same steps as in the node. Each
+is accounted for: read = matched + the sum of unmatched, whose keys say why:
+
+    no_reference   the first image, or the first one after the reference was dropped: it became the reference
+    few_matches, lost                  too few matches agree; see msg/RelativePose.msg
+    image, tracker, internal           the image could not be decoded or used
+
+Written are ``/matches`` and ``/relative_pose``, at the time of receipt and with the stamp of their image.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stfm_ros import messages
+from stfm_ros.bag_types import CORRESPONDENCES_TYPE, RELATIVE_POSE_TYPE
+from stfm_ros.bags import CAMERA_INFO_TYPE, IMAGE_TYPES, BagReader, BagWriter
+from stfm_ros.chain import Chain
+from stfm_ros.errors import CameraError
+from stfm_ros.images import camera_from_info, is_depth
+from stfm_ros.nodes.frames import Frame, FrameWalk
+from stfm_ros.trajectory import write_tum
+from stfm_ros.types import Camera, FloatArray, PoseStatus
+
+if TYPE_CHECKING:
+    from stfm_ros.config import AppConfig
+    from stfm_ros.matcher import Matcher
+    from stfm_ros.tracker import Track
+
+MATCHES_TOPIC = "/matches"
+POSE_TOPIC = "/relative_pose"
+_UNMATCHED = (PoseStatus.NO_REFERENCE, PoseStatus.FEW_MATCHES, PoseStatus.LOST)
+
+
+@dataclass
+class RunResult:
+    """What became of the images of a recording.
+
+    Attributes:
+        image_topic, camera_info_topic: that were read; the latter empty where there is none.
+        read: images.
+        matched: images with correspondences to their reference.
+        unmatched: images without, by reason; see the module.
+        poses: images whose relative pose has at least a rotation.
+        statuses: images by the status of their relative pose.
+        faults: how often something was wrong with the input, by kind.
+        first_faults: the first message of each kind.
+        keyframes: images that became the reference.
+        breaks: how often the trajectory was interrupted.
+        stamps_ns, trajectory: of the images that could be placed.
+        timings_ms: of each image, by stage.
+    """
+
+    image_topic: str
+    camera_info_topic: str
+    read: int = 0
+    matched: int = 0
+    unmatched: Counter[str] = field(default_factory=Counter)
+    poses: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    first_faults: dict[str, str] = field(default_factory=dict)
+    keyframes: int = 0
+    breaks: int = 0
+    stamps_ns: list[int] = field(default_factory=list)
+    trajectory: list[FloatArray] = field(default_factory=list)
+    timings_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def fault(self, kind: str, reason: str) -> None:
+        """Count something that is wrong with the input."""
+        self.faults[kind] += 1
+        self.first_faults.setdefault(kind, reason)
+
+
+def run_bag(
+    bag: Path,
+    matcher: Matcher,
+    config: AppConfig,
+    *,
+    out: Path | None = None,
+    trajectory: Path | None = None,
+    image_topic: str = "",
+    camera_info_topic: str = "",
+    overwrite: bool = False,
+    watch: Callable[[Track | None, int, int], None] = lambda track, done, total: None,
+) -> RunResult:
+    """Match every image of a recording.
+
+    Args:
+        bag: the recording.
+        out: the bag to write, in mcap.
+        trajectory: the file to write in TUM layout; see :mod:`stfm_ros.chain` for what its scale is worth.
+        image_topic, camera_info_topic: found where they are not given.
+        overwrite: whether a bag of that name is replaced.
+        watch: called after every image with its track (None without one), the images that are done, and all images.
+
+    Raises:
+        BagError: the recording cannot be read or lacks the topics (lists the candidates), or the bag cannot be written;
+            nothing is left behind.
+    """
+    from stfm_ros.tracker import Tracker
+
+    with ExitStack() as stack:
+        reader = stack.enter_context(BagReader(bag))
+        images = reader.find_topic(IMAGE_TYPES, image_topic, lambda message: not is_depth(message))
+        infos = find_camera_info(reader, images, camera_info_topic)
+        writer = stack.enter_context(BagWriter(out, overwrite)) if out else None
+        result = RunResult(images, infos)
+        walk, chain = FrameWalk(Tracker(matcher, config), result.fault), Chain()
+        for image, info, receipt_ns in paired_with_info(reader, images, infos):
+            before = result.faults.copy()
+            track = walk(Frame(image, info, time.monotonic()))
+            result.read += 1
+            if track is None:
+                result.unmatched[_why(result.faults - before)] += 1
+            else:
+                _count(result, track)
+                _place(result, track, chain, info)
+                if writer:
+                    about = messages.correspondences(track, matcher.model_name, matcher.weights_hash)
+                    writer.write(MATCHES_TOPIC, CORRESPONDENCES_TYPE, about, receipt_ns)
+                    writer.write(POSE_TOPIC, RELATIVE_POSE_TYPE, messages.relative_pose(track), receipt_ns)
+            watch(track, result.read, reader.topics[images].count)
+    result.breaks = chain.breaks
+    if trajectory:
+        trajectory.parent.mkdir(parents=True, exist_ok=True)
+        write_tum(trajectory, result.stamps_ns, np.array(result.trajectory).reshape(-1, 4, 4))
+    return result
+
+
+def find_camera_info(reader: BagReader, image_topic: str, wanted: str = "") -> str:
+    """The calibration of an image topic: the one that is wanted, the one beside it, the only one, or "" for none.
+
+    Raises:
+        BagError: the one that is wanted is not there, or there are several; lists the candidates.
+    """
+    beside = messages.camera_info_topic(image_topic)
+    there = [name for name, info in reader.topics.items() if info.type == CAMERA_INFO_TYPE and info.count]
+    if wanted or there:
+        return reader.find_topic(CAMERA_INFO_TYPE, wanted or (beside if beside in there else ""))
+    return ""
+
+
+def paired_with_info(reader: BagReader, image_topic: str, info_topic: str) -> Iterator[tuple[Any, Any | None, int]]:
+    """Each image, its calibration, and its time of receipt.
+
+    That is the CameraInfo of the same stamp if it comes before the next image, else the newest one, else the first.
+    """
+    topics = [image_topic, info_topic] if info_topic else [image_topic]
+    info = next(reader.messages([info_topic]), ("", None, 0))[1] if info_topic else None
+    waiting: tuple[Any, Any | None, int] | None = None
+    for topic, message, receipt_ns in reader.messages(topics):
+        if topic == info_topic:
+            info = message
+            if waiting is not None and _stamp(info) == _stamp(waiting[0]):
+                waiting = (waiting[0], info, waiting[2])
+        else:
+            if waiting is not None:
+                yield waiting
+            waiting = (message, info, receipt_ns)
+    if waiting is not None:
+        yield waiting
+
+
+def _stamp(message: Any) -> int:
+    return messages.stamp_ns(message.header)
+
+
+def _why(faults: Counter[str]) -> str:
+    """Of the faults of an image without a track, the one that took it."""
+    return next((kind for kind in ("image", "tracker") if faults[kind]), "internal")
+
+
+def _count(result: RunResult, track: Track) -> None:
+    status = track.pose.status
+    result.statuses[status.name] += 1
+    result.poses += status.has_rotation
+    result.keyframes += track.new_keyframe
+    if status in _UNMATCHED or len(track.matches) == 0:
+        result.unmatched[status.name.lower() if status in _UNMATCHED else "few_matches"] += 1
+    else:
+        result.matched += 1
+    for stage, ms in track.timings_ms.items():
+        result.timings_ms[stage].append(ms)
+
+
+def _place(result: RunResult, track: Track, chain: Chain, info: Any | None) -> None:
+    if not track.pose.status.has_rotation:
+        return
+    try:
+        camera: Camera = camera_from_info(info)
+    except CameraError:  # cannot be: the pose was made with it
+        return
+    pose = chain.add(track, camera)
+    if pose is not None:
+        if not result.stamps_ns:  # the reference of the first pose is the origin
+            result.stamps_ns.append(track.reference_stamp_ns)
+            result.trajectory.append(np.eye(4))
+        result.stamps_ns.append(track.stamp_ns)
+        result.trajectory.append(pose)
