@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
-INPUTS := setup.py pyproject.toml CMakeLists.txt package.xml $(wildcard msg/*.msg requirements/*.txt)
+INPUTS := setup.py pyproject.toml CMakeLists.txt package.xml $(wildcard msg/* config/* launch/* requirements/*)
 
 .PHONY: demo test lint format clean
 .DELETE_ON_ERROR:

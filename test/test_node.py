@@ -172,9 +172,11 @@ def test_bad_input_is_counted_and_survived(watch: Observer) -> None:
         camera = Camera(watch)
         camera.connect()
         camera.good(info=False)
+        assert watch.poses[-1].status == RelativePose.NO_REFERENCE
+        camera.good(info=False)
         assert watch.poses[-1].status == RelativePose.NO_CAMERA_INFO
         camera.good()
-        camera.good()
+        assert watch.poses[-1].status == RelativePose.OK, watch.poses[-1].reason
 
         for number, (name, (change, words)) in enumerate(BAD_IMAGES.items(), 1):
             camera.stamp_ns += 100_000_000

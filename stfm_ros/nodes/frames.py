@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stfm_ros.errors import CameraError, ImageError, StfmError
 from stfm_ros.images import camera_from_info, decode_image
 from stfm_ros.messages import stamp_ns
-from stfm_ros.types import Camera
+from stfm_ros.types import Camera, PoseStatus
 
 if TYPE_CHECKING:
     from stfm_ros.tracker import Track, Tracker
@@ -57,7 +57,7 @@ class FrameWalk:
         self._check_order(stamp)
         camera, trouble = self._camera(frame.info, (image.shape[1], image.shape[0]))
         track = self._tracker.track(image, camera, stamp, frame.image.header.frame_id)
-        if trouble:
+        if trouble and track.pose.status is PoseStatus.NO_CAMERA_INFO:
             track = replace(track, pose=replace(track.pose, reason=trouble))
         before = {"wait": 1e3 * (started - frame.received_s), "decode": 1e3 * (decoded - started)}
         return replace(track, timings_ms=before | dict(track.timings_ms))
@@ -69,11 +69,10 @@ class FrameWalk:
         if stamp == last:
             self._fault("stamp", f"two images carry the stamp {stamp} ns: expected one for each; check the driver")
             return
-        self._tracker.reset()
-        self._fault(
+        self._fault(  # the tracker starts anew by itself
             "stamp",
             f"the stamp jumped back by {(last - stamp) / 1e9:.3f} s to {stamp} ns: a bag that started again, or images "
-            "out of order; the reference was dropped and this image is the new one",
+            "out of order; this image is the new reference",
         )
 
     def _camera(self, info: Any | None, size: tuple[int, int]) -> tuple[Camera | None, str]:
