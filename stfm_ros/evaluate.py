@@ -161,7 +161,7 @@ def solve_opencv(
         return None
     best: tuple[FloatArray, FloatArray, BoolArray] | None = None
     for candidate in np.split(np.asarray(E), len(E) // 3):
-        _, R, t, seen, _ = cv2.recoverPose(candidate, rays0, rays1, np.eye(3), 1e9, mask=mask.copy())
+        R, t, seen = cv2.recoverPose(candidate, rays0, rays1, np.eye(3), 1e9, mask=mask.copy())[1:4]
         inliers = np.asarray(seen).ravel() > 0
         if best is None or inliers.sum() > best[2].sum():
             best = np.asarray(R, np.float64), np.asarray(t, np.float64).ravel(), inliers

@@ -158,7 +158,7 @@ def two_way_overlap(
         T_0to1: (4, 4).
         tolerance: relative difference of depth above which a point counts as hidden.
     """
-    T_1to0: FloatArray = np.linalg.inv(T_0to1)
+    T_1to0 = np.asarray(np.linalg.inv(T_0to1), np.float64)
     shares = _overlap(depth0, depth1, camera, T_0to1, tolerance), _overlap(depth1, depth0, camera, T_1to0, tolerance)
     return float(np.mean(shares))
 

@@ -1,0 +1,203 @@
+"""The tracker with a stand-in matcher whose matches follow a known motion."""
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from stfm_ros.config import AppConfig
+from stfm_ros.errors import ImageError
+from stfm_ros.tracker import Track, Tracker
+from stfm_ros.types import ByteArray, Camera, FloatArray, Matches, PoseStatus
+
+K = np.array([[400.0, 0, 320], [0, 400, 240], [0, 0, 1]])
+CAMERA = Camera(640, 480, K)
+BLACK = 255
+STEP_NS = 100_000_000
+
+
+def image(number: int, width: int = 640, height: int = 480) -> ByteArray:
+    """The image of the ``number``-th place; the stand-in reads it off the first pixel."""
+    return np.full((height, width, 3), number, np.uint8)
+
+
+class Standin:
+    """Sees points 2-6 m ahead from ``number * step`` metres to the right; ``BLACK`` sees nothing."""
+
+    def __init__(self, step: float = 0.02, points: int = 400) -> None:
+        rng = np.random.default_rng(0)
+        self.points: FloatArray = rng.uniform([-1.5, -1.0, 2.0], [1.5, 1.0, 6.0], (points, 3))
+        self.step = step
+        self.encoded: list[int] = []
+
+    def features(self, picture: ByteArray) -> int:
+        if picture.size == 0:
+            raise ImageError("the image is 0x0")
+        self.encoded.append(int(picture[0, 0, 0]))
+        return self.encoded[-1]
+
+    def match_features(self, features0: Any, features1: Any) -> Matches:
+        if BLACK in (features0, features1):
+            return Matches.empty()
+        sides = []
+        for number in (features0, features1):
+            seen = (self.points - [number * self.step, 0, 0]) @ K.T
+            sides.append((seen[:, :2] / seen[:, 2:]).astype(np.float32))
+        ones = np.ones(len(self.points), np.float32)
+        return Matches(sides[0], sides[1], ones, ones)
+
+
+def tracker(matcher: Standin | None = None, **settings: object) -> Tracker:
+    return Tracker(matcher or Standin(), AppConfig.from_mapping({f"tracker.{k}": v for k, v in settings.items()}))
+
+
+def run(tracking: Tracker, numbers: list[int], camera: Camera | None = CAMERA) -> list[Track]:
+    return [tracking.track(image(n), camera, i * STEP_NS, "camera") for i, n in enumerate(numbers)]
+
+
+def test_the_first_image_has_no_reference() -> None:
+    (first,) = run(tracker(), [0])
+    assert first.pose.status is PoseStatus.NO_REFERENCE and first.pose.reason == "first image"
+    assert first.new_keyframe and len(first.matches) == 0
+    assert first.reference_stamp_ns == first.stamp_ns == 0 and first.size0 == first.size1 == (640, 480)
+
+
+def test_a_pair_gives_the_motion_and_says_of_what() -> None:
+    _, track = run(tracker(), [0, 5])
+    assert track.pose.status is PoseStatus.OK, track.pose.reason
+    assert (track.stamp_ns, track.reference_stamp_ns) == (STEP_NS, 0)
+    assert (track.frame_id, track.reference_frame_id) == ("camera", "camera")
+    R, position = track.pose.camera1_in_camera0
+    assert np.degrees(np.linalg.norm(cv2.Rodrigues(R)[0])) < 0.05
+    assert position == pytest.approx([1, 0, 0], abs=0.01)
+    assert set(track.timings_ms) == {"features", "pair", "pose"} and track.timings_ms["pose"] > 0
+    assert track.image0[0, 0, 0] == 0 and track.image1[0, 0, 0] == 5
+
+
+def test_each_image_is_encoded_once() -> None:
+    matcher = Standin()
+    run(tracker(matcher), [0, 1, 2, 3, 4])
+    assert matcher.encoded == [0, 1, 2, 3, 4]
+
+
+def test_the_previous_image_as_reference() -> None:
+    tracks = run(tracker(reference="previous"), [0, 3, 6, 9])
+    assert [track.reference_stamp_ns // STEP_NS for track in tracks] == [0, 0, 1, 2]
+    assert all(track.new_keyframe for track in tracks)
+
+
+def test_a_keyframe_stays_until_parallax() -> None:
+    tracks = run(tracker(keyframe_parallax_deg=4.0), list(range(0, 40, 4)))
+    assert [track.reference_stamp_ns // STEP_NS for track in tracks][:3] == [0, 0, 0]
+    replaced = [i for i, track in enumerate(tracks) if track.new_keyframe]
+    assert replaced[0] == 0 and 1 < len(replaced) < len(tracks)
+    for i in replaced[1:]:
+        assert tracks[i].pose.parallax_deg > 4.0  # the old reference was matched once more before it went
+        if i + 1 < len(tracks):
+            assert tracks[i + 1].reference_stamp_ns == tracks[i].stamp_ns
+
+
+def test_a_keyframe_goes_with_age_and_with_few_inliers() -> None:
+    aged = run(tracker(keyframe_age_s=0.25, keyframe_parallax_deg=90.0), [0, 1, 2, 3, 4])
+    assert [track.new_keyframe for track in aged] == [True, False, False, True, False]
+    few = run(tracker(Standin(points=60), keyframe_parallax_deg=90.0), [0, 5, 10])
+    assert all(track.new_keyframe for track in few) and few[2].pose.status is PoseStatus.OK
+
+
+def test_a_black_image_does_not_become_the_reference() -> None:
+    for reference in ("previous", "keyframe"):
+        tracks = run(tracker(reference=reference), [0, BLACK, 5])
+        assert tracks[1].pose.status is PoseStatus.FEW_MATCHES and not tracks[1].new_keyframe
+        assert tracks[2].pose.status is PoseStatus.OK and tracks[2].reference_stamp_ns == 0
+
+
+def test_lost_replaces_the_reference() -> None:
+    tracks = run(tracker(lost_after=3), [BLACK, 1, 2, 3, 8, 9])
+    statuses = [track.pose.status for track in tracks]
+    few, lost = PoseStatus.FEW_MATCHES, PoseStatus.LOST
+    assert statuses[:4] == [PoseStatus.NO_REFERENCE, few, few, lost]
+    assert tracks[3].new_keyframe and not tracks[2].new_keyframe
+    assert tracks[3].pose.reason == (
+        "3 pairs in a row without a pose (0 usable matches, fewer than 20): the reference is replaced"
+    )
+    assert tracks[4].pose.status is PoseStatus.OK and tracks[4].reference_stamp_ns == 3 * STEP_NS
+
+
+def test_without_a_camera_matches_are_delivered() -> None:
+    tracks = run(tracker(), [0, 5, 6], camera=None)
+    for track in tracks[1:]:
+        assert track.pose.status is PoseStatus.NO_CAMERA_INFO and len(track.matches) == 400
+        assert not track.pose.inliers.any() and not track.new_keyframe
+    assert "publish camera_info" in tracks[1].pose.reason
+
+
+def test_without_a_camera_a_black_reference_goes_too() -> None:
+    tracks = run(tracker(lost_after=2), [BLACK, 1, 2, 3], camera=None)
+    assert [track.new_keyframe for track in tracks] == [True, False, True, False]
+    assert len(tracks[3].matches) == 400
+
+
+def test_a_calibration_that_comes_late_serves_the_reference_too() -> None:
+    tracking = tracker()
+    tracking.track(image(0), None, 0, "camera")
+    assert tracking.track(image(5), CAMERA, STEP_NS, "camera").pose.status is PoseStatus.OK
+
+
+def test_a_calibration_of_another_size_is_refused() -> None:
+    tracks = run(tracker(), [0, 5], camera=Camera(1280, 720, K))
+    assert tracks[1].pose.status is PoseStatus.NO_CAMERA_INFO
+    assert tracks[1].pose.reason == (
+        "camera_info is of 1280x720, the image is 640x480: publish the one of this image"
+    )
+
+
+def test_another_image_size_starts_anew() -> None:
+    tracking = tracker()
+    run(tracking, [0, 1])
+    track = tracking.track(image(2, 320, 240), None, 2 * STEP_NS, "camera")
+    assert track.pose.status is PoseStatus.NO_REFERENCE and track.new_keyframe
+    assert track.pose.reason == "the image size changed from 640x480 to 320x240: a new reference is taken"
+    assert track.size0 == track.size1 == (320, 240)
+
+
+def test_another_camera_starts_anew() -> None:
+    tracking = tracker()
+    run(tracking, [0, 1])
+    track = tracking.track(image(2), CAMERA, 2 * STEP_NS, "left")
+    assert track.pose.status is PoseStatus.NO_REFERENCE
+    assert track.pose.reason == "the frame changed from 'camera' to 'left': a new reference is taken"
+
+
+def test_a_stamp_that_jumps_back_starts_anew() -> None:
+    tracking = tracker()
+    run(tracking, [0, 1, 2])
+    back = tracking.track(image(3), CAMERA, STEP_NS // 2, "camera")
+    assert back.pose.status is PoseStatus.NO_REFERENCE
+    assert back.pose.reason == "the stamp jumped back by 0.150 s: a new reference is taken"
+    again = tracking.track(image(8), CAMERA, STEP_NS, "camera")
+    assert again.pose.status is PoseStatus.OK and again.reference_stamp_ns == STEP_NS // 2
+
+
+def test_an_image_that_cannot_be_used_changes_nothing() -> None:
+    tracking = tracker()
+    run(tracking, [0, 1])
+    with pytest.raises(ImageError, match="0x0"):
+        tracking.track(np.zeros((0, 0, 3), np.uint8), CAMERA, 2 * STEP_NS, "camera")
+    track = tracking.track(image(6), CAMERA, 3 * STEP_NS, "camera")
+    assert track.pose.status is PoseStatus.OK and track.reference_stamp_ns == 0
+
+
+def test_reset_forgets() -> None:
+    tracking = tracker()
+    run(tracking, [0, 1])
+    tracking.reset("asked for")
+    track = tracking.track(image(2), CAMERA, 0, "camera")
+    assert track.pose.status is PoseStatus.NO_REFERENCE and track.pose.reason == "asked for"
+
+
+def test_a_camera_that_stands_still_is_not_lost() -> None:
+    tracks = run(tracker(lost_after=2), [4] * 6)
+    assert {track.pose.status for track in tracks[1:]} == {PoseStatus.STATIC}
+    assert not any(track.new_keyframe for track in tracks[1:])
