@@ -17,7 +17,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
 SIZE = (640, 480)
-QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 def image_message(stamp_ns: int, size: tuple[int, int] = SIZE, value: int = 128) -> Image:

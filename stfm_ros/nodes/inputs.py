@@ -32,7 +32,9 @@ class Inputs:
         self._info: CameraInfo | None = None
         image_class = CompressedImage if config.compressed else Image
         reliability = ReliabilityPolicy.RELIABLE if config.reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
-        qos = QoSProfile(depth=1, reliability=reliability)
+        # The newest image is kept by the worker, which counts what it drops. A queue of one here would drop without a
+        # word whenever the executor is late; since the callback never waits, this one does not add to the delay.
+        qos = QoSProfile(depth=5, reliability=reliability)
         self.image_topic, self.info_topic = input_topics(node, config.compressed)
 
         def watch(topic: str, message_class: type[Any], remedy: str) -> InputWatch:
