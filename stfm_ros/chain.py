@@ -66,7 +66,11 @@ class Chain:
         turned = rays0 @ pose.R.T
         if pose.status.has_translation:
             depth0, depth1, known = _triangulate(turned, rays1, pose.t)
-            scale = 1.0 if pose.metric else self._scale(reference, matches.keypoints0[known], depth0[known])
+            scale = (
+                1.0
+                if pose.metric
+                else self._scale(reference, matches.keypoints0[known].astype(np.float64), depth0[known])
+            )
             points0, points1 = scale * depth0[known, None] * rays0[known], scale * depth1[known, None] * rays1[known]
         else:  # no depth is seen anew, but what was known is carried on
             index, found = _common(reference, matches.keypoints0.astype(np.float64))

@@ -12,7 +12,9 @@ from stfm_ros.cli.options import at_least, image_size
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="default", help="a shipped name or an exported folder (default: default)")
+    parser.add_argument(
+        "--model", default="default", metavar="NAME", help="a shipped name or an exported folder (default: default)"
+    )
     parser.add_argument(
         "--runtimes", default="auto", metavar="LIST", help="e.g. openvino,torch; all for those that can be had"
     )

@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pairs", type=at_least(1), default=200, metavar="N", help="pairs of an input (default 200)")
     parser.add_argument("--max-gap", type=float, default=1.0, metavar="S", help="longest time between two images (1 s)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other pairs (default 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed draws other pairs (default 0)")
     parser.add_argument(
         "--solver", choices=("auto", "poselib", "opencv"), default="auto",
         help="estimator of the pose; auto is poselib where it is installed",

@@ -25,6 +25,8 @@ _NODE = "/matcher"
 #: parameters of every ROS node, of no meaning here
 _OF_ROS = ("use_sim_time", "start_type_description_service", "qos_overrides")
 _PREFIX = "setting:"
+SETTINGS_TITLE = "settings"
+FILE_OPTION = "--params"
 
 #: of the record of every command that runs a model
 MODEL_FIELDS = {
@@ -37,11 +39,10 @@ MODEL_FIELDS = {
 }
 
 
-def add_settings(parser: argparse.ArgumentParser, *sections: str, params: bool = True) -> None:
-    """Add ``--params`` and an option for each setting of these sections of :class:`AppConfig`."""
-    group = parser.add_argument_group("settings", "as in config/matcher.yaml; options win over --params")
-    if params:
-        group.add_argument("--params", type=Path, metavar="FILE", help="YAML file of ROS parameters, read for settings")
+def add_settings(parser: argparse.ArgumentParser, *sections: str) -> None:
+    """Add :data:`FILE_OPTION` and an option for each setting of these sections of :class:`AppConfig`."""
+    group = parser.add_argument_group(SETTINGS_TITLE, "as in config/matcher.yaml; options win over --params")
+    group.add_argument(FILE_OPTION, type=Path, metavar="FILE", help="YAML file of ROS parameters, read for settings")
     for setting in settings(AppConfig):
         section, _, name = setting.name.partition(".")
         if section in sections:
@@ -67,8 +68,7 @@ def given_settings(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read.
     """
-    path = getattr(options, "params", None)
-    values: dict[str, Any] = dict(read_params(path)) if path else {}
+    values = read_params(options.params) if options.params else {}
     types = {setting.name: setting.type for setting in settings(AppConfig)}
     for key, text in vars(options).items():
         name = key.removeprefix(_PREFIX)

@@ -1,0 +1,102 @@
+"""Relative poses without a length become a trajectory of one scale."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from stfm_ros.chain import Chain
+from stfm_ros.types import Camera, FloatArray, Matches, PoseStatus, RelativePose
+
+CAMERA = Camera(640, 480, np.array([[500.0, 0, 319.5], [0, 500.0, 239.5], [0, 0, 1]]))
+RNG = np.random.default_rng(3)
+POINTS = np.column_stack([RNG.uniform(-3, 3, 400), RNG.uniform(-2, 2, 400), RNG.uniform(4, 9, 400)])
+
+
+def pose_at(i: int) -> FloatArray:
+    """Camera to world: along a curve, with steps of different lengths, turning slowly."""
+    angle = 0.02 * i
+    pose = np.eye(4)
+    pose[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
+    pose[:3, 3] = 0.1 * i + 0.03 * i**2, 0.05 * np.sin(i), 0.04 * i
+    return pose
+
+
+def seen(pose: FloatArray) -> tuple[FloatArray, FloatArray]:
+    local = (POINTS - pose[:3, 3]) @ pose[:3, :3]
+    return local @ CAMERA.K[:2].T / local[:, 2:], local[:, 2]
+
+
+def track(i: int, j: int, status: PoseStatus = PoseStatus.OK, metric: bool = False) -> SimpleNamespace:
+    """Image j against reference i, with a perfect pose whose translation has length 1."""
+    pixels0, _ = seen(pose_at(i))
+    pixels1, _ = seen(pose_at(j))
+    motion = np.linalg.inv(pose_at(j)) @ pose_at(i)
+    t = motion[:3, 3] if metric else motion[:3, 3] / np.linalg.norm(motion[:3, 3])
+    ones = np.ones(len(POINTS), np.float32)
+    matches = Matches(pixels0.astype(np.float32), pixels1.astype(np.float32), ones, ones)
+    pose = RelativePose(
+        motion[:3, :3], t, np.eye(6), np.ones(len(POINTS), bool), status, "", parallax_deg=float(j - i), metric=metric
+    )  # fmt: skip
+    return SimpleNamespace(stamp_ns=j, reference_stamp_ns=i, matches=matches, pose=pose)
+
+
+def placed(pairs: list[tuple[int, int]], metric: bool = False) -> tuple[FloatArray, FloatArray, Chain]:
+    chain = Chain()
+    poses = [chain.add(track(i, j, metric=metric), CAMERA) for i, j in pairs]
+    truth = np.array([np.linalg.inv(pose_at(pairs[0][0])) @ pose_at(j) for _, j in pairs])
+    return np.array(poses), truth, chain
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [[(i, i + 1) for i in range(8)], [(0, 1), (0, 2), (0, 3), (3, 4), (3, 5), (3, 6), (6, 7)]],
+    ids=["previous", "keyframes"],
+)
+def test_steps_of_different_lengths_are_told_apart(pairs: list[tuple[int, int]]) -> None:
+    poses, truth, chain = placed(pairs)
+    assert np.linalg.norm(poses[0, :3, 3]) == pytest.approx(1.0, abs=1e-5)  # the first translation is the unit
+    scale = np.linalg.norm(truth[0, :3, 3])
+    np.testing.assert_allclose(scale * poses[:, :3, 3], truth[:, :3, 3], atol=2e-3)
+    np.testing.assert_allclose(poses[:, :3, :3], truth[:, :3, :3], atol=1e-9)
+    assert chain.breaks == 0
+
+
+def test_metric_poses_keep_their_metres() -> None:
+    poses, truth, _ = placed([(0, 2), (2, 5)], metric=True)
+    np.testing.assert_allclose(poses, truth, atol=1e-9)
+
+
+def test_a_turn_on_the_spot_carries_the_scale_on() -> None:
+    chain = Chain()
+    chain.add(track(0, 2), CAMERA)
+    turn = track(2, 3, PoseStatus.ROTATION_ONLY)
+    turn.pose = RelativePose(np.eye(3), np.zeros(3), np.eye(6), turn.pose.inliers, PoseStatus.ROTATION_ONLY, "")
+    turn.matches = track(2, 3).matches
+    pixels = seen(pose_at(2))[0].astype(np.float32)
+    turn.matches = Matches(pixels, pixels, turn.matches.confidence, turn.matches.sigma)  # it did not turn at all
+    standing = chain.add(turn, CAMERA)
+    onwards = track(2, 5)
+    onwards.reference_stamp_ns = 3
+    moved = chain.add(onwards, CAMERA)
+    assert standing is not None
+    assert moved is not None
+    unit = np.linalg.norm(pose_at(2)[:3, 3] - pose_at(0)[:3, 3])
+    expected = np.linalg.inv(pose_at(0)) @ pose_at(5)
+    np.testing.assert_allclose(unit * moved[:3, 3], expected[:3, 3], atol=5e-3)
+
+
+def test_without_a_pose_nothing_is_placed_and_a_new_reference_is_a_break() -> None:
+    chain = Chain()
+    last = chain.add(track(0, 1), CAMERA)
+    assert chain.add(track(0, 2, PoseStatus.FEW_MATCHES), CAMERA) is None
+    assert chain.breaks == 0
+    after = chain.add(track(4, 5), CAMERA)  # 4 was never placed: it stands where 1 stood
+    assert chain.breaks == 1
+    assert last is not None
+    assert after is not None
+    step = np.linalg.norm(after[:3, 3] - last[:3, 3])
+    true_step = np.linalg.norm(pose_at(5)[:3, 3] - pose_at(4)[:3, 3]) / np.linalg.norm(pose_at(1)[:3, 3])
+    assert step == pytest.approx(true_step, rel=0.3)  # the median depth of the scene tells the scale, roughly
