@@ -71,10 +71,10 @@ class Homographies:
         centre0 = rng.uniform(margin, photo_size - margin)
         H0 = similarity_transform(centre0, scale0, 0.0, size / 2)
 
-        if rng.random() < 0.45:
+        if rng.random() < 0.35:
             angle = rng.uniform(-np.pi, np.pi) * difficulty**1.5
         else:
-            angle = rng.normal(0, np.radians(3 + 11 * difficulty))
+            angle = rng.normal(0, np.radians(5 + 30 * difficulty**1.5))
         zoom = np.exp(rng.uniform(-1, 1) * np.log(1.15 + 1.2 * difficulty))
         shift = rng.uniform(-1, 1, 2) * size * (0.05 + 0.30 * difficulty)
         S = similarity_transform(size / 2, zoom, angle, size / 2 + shift)

@@ -281,7 +281,7 @@ def main() -> None:
     config = TrainConfig(**vars(parser.parse_args()))
     cv2.setNumThreads(1)
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    torch.set_num_threads(max((os.cpu_count() or 1) // processes, 1))
+    torch.set_num_threads(max(len(os.sched_getaffinity(0)) // processes, 1))
     if processes > 1:
         distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     Trainer(config).run(build_sources(config))
