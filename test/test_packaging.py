@@ -27,7 +27,7 @@ def text(name: str) -> str:
 
 def test_one_version() -> None:
     assert ET.fromstring(text("package.xml")).findtext("version") == stfm_ros.__version__
-    assert f"\n## {stfm_ros.__version__} " in text("CHANGELOG.md")
+    assert re.search(rf"^## \[?{re.escape(stfm_ros.__version__)}\b", text("CHANGELOG.md"), re.M)
     setup = subprocess.run(
         [sys.executable, "setup.py", "--version"], cwd=ROOT, capture_output=True, text=True, check=True,
         env={**os.environ, "STFM_ROS_MSGS": "0"},
