@@ -191,7 +191,8 @@ def _count(result: RunResult, track: Track) -> None:
     else:
         result.matched += 1
     for stage, ms in track.timings_ms.items():
-        result.timings_ms[stage].append(ms)
+        if stage != "wait":  # nothing waits here
+            result.timings_ms[stage].append(ms)
 
 
 def _place(result: RunResult, track: Track, chain: Chain, info: Any | None) -> None:
