@@ -112,8 +112,7 @@ def run_bag(
 
     with ExitStack() as stack:
         reader = stack.enter_context(BagReader(bag))
-        images = reader.find_topic(IMAGE_TYPES, image_topic, lambda message: not is_depth(message))
-        infos = find_camera_info(reader, images, camera_info_topic)
+        images, infos = find_topics(reader, image_topic, camera_info_topic)
         writer = stack.enter_context(BagWriter(out, overwrite)) if out else None
         result = RunResult(images, infos)
         walk, chain = FrameWalk(Tracker(matcher, config), result.fault), Chain()
@@ -136,6 +135,16 @@ def run_bag(
         trajectory.parent.mkdir(parents=True, exist_ok=True)
         write_tum(trajectory, result.stamps_ns, np.array(result.trajectory).reshape(-1, 4, 4))
     return result
+
+
+def find_topics(reader: BagReader, image_topic: str = "", camera_info_topic: str = "") -> tuple[str, str]:
+    """The images, depth left out, and their calibration, "" for none, where they are not given.
+
+    Raises:
+        BagError: a topic is not there, or there are several; lists the candidates.
+    """
+    images = reader.find_topic(IMAGE_TYPES, image_topic, lambda message: not is_depth(message))
+    return images, find_camera_info(reader, images, camera_info_topic)
 
 
 def find_camera_info(reader: BagReader, image_topic: str, wanted: str = "") -> str:

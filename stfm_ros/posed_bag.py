@@ -18,7 +18,7 @@ from stfm_ros import messages
 from stfm_ros.bags import IMAGE_TYPES, BagReader
 from stfm_ros.errors import BagError, CameraError
 from stfm_ros.images import camera_from_info, decode_depth, decode_image, is_depth
-from stfm_ros.offline import find_camera_info
+from stfm_ros.offline import find_topics
 from stfm_ros.rotation import quaternion_to_matrix
 from stfm_ros.types import ByteArray, Camera, Float32Array, FloatArray
 
@@ -104,8 +104,7 @@ class PosedBag:
     def _index(self, reader: BagReader) -> None:
         """Read what is small, remember where the images are."""
         image_topic, info_topic, pose_topic, depth_topic = self._wanted
-        self._image_topic = reader.find_topic(IMAGE_TYPES, image_topic, lambda message: not is_depth(message))
-        info_topic = find_camera_info(reader, self._image_topic, info_topic)
+        self._image_topic, info_topic = find_topics(reader, image_topic, info_topic)
         if not info_topic:
             raise BagError(
                 f"{reader.path} has no sensor_msgs/msg/CameraInfo, which the true geometry needs: record it, or "

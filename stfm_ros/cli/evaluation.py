@@ -61,17 +61,18 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
     solver = options.solver
     if solver == "auto":
         solver = "poselib" if importlib.util.find_spec("poselib") else "opencv"
-    matcher = load_matcher(config)
-    screen.show(model_line(matcher))
-    model = f"stfm {matcher.model_name}"
-    methods = {model: matcher.match, **beside}
     inputs: list[dict[str, Any]] = []
-    for path in options.inputs:
-        if path.is_dir() and any(path.glob("H_1_*")):
-            inputs.append(_homographies(path, methods, screen))
-        else:
-            with ExitStack() as stack:
-                source = _open(path, options, stack)
+    with ExitStack() as stack:
+        # all are opened first: what is wrong with the last one is told before the first one has taken its time
+        sources = [_open(path, options, stack) for path in options.inputs]
+        matcher = load_matcher(config)
+        screen.show(model_line(matcher))
+        model = f"stfm {matcher.model_name}"
+        methods = {model: matcher.match, **beside}
+        for path, source in zip(options.inputs, sources):
+            if source is None:
+                inputs.append(_homographies(path, methods, screen))
+            else:
                 inputs.append(_poses(path, source, methods, solver, options, screen))
     record = {"model": about_model(matcher) | {"method": model}, "inputs": inputs}
     return Outcome(record, negative=any(_nothing(one, model) for one in inputs))
@@ -88,19 +89,21 @@ def _baselines(names: str) -> dict[str, Method]:
     return {name: BASELINES[name] for name in wanted}
 
 
-def _open(path: Path, options: argparse.Namespace, stack: ExitStack) -> PosedImages:
+def _open(path: Path, options: argparse.Namespace, stack: ExitStack) -> PosedImages | None:
+    """Images with poses; None for a folder of homographies."""
     from stfm_ros.errors import DatasetError
     from stfm_ros.posed_bag import PosedBag
     from stfm_ros.rgbd import RgbdFolder
 
-    if path.is_dir() and not (path / "metadata.yaml").is_file():
-        if not any(path.glob("*.mcap")) and not (path / "intrinsics.yaml").is_file():
-            raise DatasetError(
-                f"{path} is nothing to evaluate: expected a rosbag2 folder (metadata.yaml), an RGB-D folder "
-                "(intrinsics.yaml, poses.txt, rgb/, depth/) or an Oxford folder (H_1_2, 1.jpg, ...)"
-            )
-        if (path / "intrinsics.yaml").is_file():
-            return RgbdFolder(path)
+    if any(path.glob("H_1_*")):
+        return None
+    if (path / "intrinsics.yaml").is_file():
+        return RgbdFolder(path)
+    if path.is_dir() and not any(file.suffix in (".yaml", ".mcap", ".db3") for file in path.iterdir()):
+        raise DatasetError(
+            f"{path} is nothing to evaluate: expected a rosbag2 folder (metadata.yaml), an RGB-D folder "
+            "(intrinsics.yaml, poses.txt, rgb/, depth/) or an Oxford folder (H_1_2, 1.jpg, ...)"
+        )
     topics = options.image_topic, options.camera_info_topic, options.pose_topic, options.depth_topic
     return stack.enter_context(PosedBag(path, *topics))
 

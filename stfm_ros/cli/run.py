@@ -36,12 +36,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
     from stfm_ros.bags import BagReader
-    from stfm_ros.offline import run_bag
+    from stfm_ros.offline import find_topics, run_bag
     from stfm_ros.picture_files import check_picture_name, write_picture
 
     config = read_config(options)
     if options.picture:
         check_picture_name(options.picture)
+    with BagReader(options.bag) as bag:  # what is wrong with it is told before the model has taken its time
+        find_topics(bag, options.image_topic, options.camera_info_topic)
     matcher = load_matcher(config)
     album = _Album()
     began = time.perf_counter()
