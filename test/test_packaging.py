@@ -73,7 +73,7 @@ import importlib, pkgutil, sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {"rclpy", "torch", "sensor_msgs", "geometry_msgs", "stfm_training"}:
-            raise ImportError(f"{name} is blocked")
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
 
 sys.meta_path.insert(0, Blocked())
 import stfm_ros
@@ -84,6 +84,15 @@ for name in names:
     importlib.import_module(name)
 print(len(names))
 """
+
+
+def test_the_node_without_ros_says_how_to_get_it() -> None:
+    blocked = CORE.partition("import stfm_ros\n")[0]
+    code = f"{blocked}from stfm_ros.nodes import matcher_script\nsys.exit(matcher_script())"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "stfm-matcher: rclpy" in run.stderr
+    assert "pip install -r requirements/ros-jazzy.txt" in run.stderr and "Traceback" not in run.stderr
 
 
 def test_the_core_imports_without_ros_and_torch() -> None:
