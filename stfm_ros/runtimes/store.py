@@ -40,11 +40,15 @@ class Model:
         """
         path = self.path / name
         if self.spec is None or not path.is_file():
-            raise WeightsError(f"{self.path} holds no {name}; export the weights to a folder first (stfm export)")
+            raise WeightsError(
+                f"{self.path} holds no {name}; export the weights to a folder first (python -m stfm_training.export)"
+            )
         expected = self.spec.files.get(name)
         found = sha256(path)
         if expected != found:
-            raise WeightsError(f"{path} has SHA-256 {found[:12]}, {SPEC} says {str(expected)[:12]}: export or fetch it again")
+            raise WeightsError(
+                f"{path} has SHA-256 {found[:12]}, {SPEC} says {str(expected)[:12]}: export or fetch it again"
+            )
         return path
 
     @property
