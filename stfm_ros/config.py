@@ -5,6 +5,7 @@ ROS parameters, ``config/*.yaml`` and the options of ``stfm`` are all made from 
     >>> AppConfig.from_mapping({"matcher": {"threshold": 0.3}}).matcher.threshold
     0.3
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -33,7 +34,7 @@ class Option:
         """Why ``value`` is not allowed; empty if it is."""
         if self.choices and value not in self.choices:
             return f"{value!r} is not one of {', '.join(self.choices)}"
-        if isinstance(value, bool) or isinstance(value, str):
+        if isinstance(value, (bool, str)):
             return ""
         if value != value:
             return "is not a number"
@@ -77,23 +78,37 @@ class MatcherConfig:
 class PoseConfig:
     """Two-view geometry."""
 
-    inlier_px: float = option(1.5, "Largest epipolar (Sampson) error of an inlier.", unit="px", minimum=0.1, maximum=20.0)
+    inlier_px: float = option(
+        1.5, "Largest epipolar (Sampson) error of an inlier.", unit="px", minimum=0.1, maximum=20.0
+    )
     confidence: float = option(0.9999, "Confidence at which the robust estimator may stop.", minimum=0.5, maximum=1.0)
     max_iterations: int = option(2000, "Upper bound of the robust estimator's iterations.", minimum=10, maximum=100000)
     min_inliers: int = option(20, "Fewer inliers than this give no pose.", minimum=6, maximum=3840)
-    min_parallax_deg: float = option(0.5, "Median parallax below which the translation is called weak.", unit="deg", minimum=0.0, maximum=45.0)
-    static_px: float = option(0.75, "Median displacement below which the camera is called static.", unit="px", minimum=0.0, maximum=20.0)
+    min_parallax_deg: float = option(
+        0.5, "Median parallax below which the translation is called weak.", unit="deg", minimum=0.0, maximum=45.0
+    )
+    static_px: float = option(
+        0.75, "Median displacement below which the camera is called static.", unit="px", minimum=0.0, maximum=20.0
+    )
 
 
 @dataclass(frozen=True)
 class TrackerConfig:
     """What a new image is matched against."""
 
-    reference: str = option("keyframe", "Match against the previous frame or against the last keyframe.", choices=("previous", "keyframe"))
+    reference: str = option(
+        "keyframe", "Match against the previous frame or against the last keyframe.", choices=("previous", "keyframe")
+    )
     keyframe_inliers: int = option(100, "A new keyframe is taken below this many inliers.", minimum=6, maximum=3840)
-    keyframe_parallax_deg: float = option(8.0, "A new keyframe is taken above this median parallax.", unit="deg", minimum=0.1, maximum=90.0)
-    keyframe_age_s: float = option(5.0, "A new keyframe is taken after this time.", unit="s", minimum=0.01, maximum=3600.0)
-    lost_after: int = option(5, "Pairs in a row without a pose before the reference is replaced.", minimum=1, maximum=1000)
+    keyframe_parallax_deg: float = option(
+        8.0, "A new keyframe is taken above this median parallax.", unit="deg", minimum=0.1, maximum=90.0
+    )
+    keyframe_age_s: float = option(
+        5.0, "A new keyframe is taken after this time.", unit="s", minimum=0.01, maximum=3600.0
+    )
+    lost_after: int = option(
+        5, "Pairs in a row without a pose before the reference is replaced.", minimum=1, maximum=1000
+    )
 
 
 @dataclass(frozen=True)
@@ -102,11 +117,23 @@ class NodeConfig:
 
     autostart: bool = option(True, "Configure and activate at start; false waits for a lifecycle manager.")
     compressed: bool = option(False, "Subscribe to sensor_msgs/CompressedImage on image/compressed instead of image.")
-    reliability: str = option("best_effort", "Reliability of the image subscription; camera_info follows it.", choices=("best_effort", "reliable"))
+    reliability: str = option(
+        "best_effort",
+        "Reliability of the image subscription; camera_info follows it.",
+        choices=("best_effort", "reliable"),
+    )
     debug_image_width: int = option(1280, "Width of the picture on matches/image.", unit="px", minimum=64, maximum=8192)
-    debug_image_period_s: float = option(0.2, "Shortest time between two pictures on matches/image.", unit="s", minimum=0.0, maximum=60.0)
+    debug_image_period_s: float = option(
+        0.2, "Shortest time between two pictures on matches/image.", unit="s", minimum=0.0, maximum=60.0
+    )
     diagnostics_period_s: float = option(1.0, "Period of /diagnostics.", unit="s", minimum=0.1, maximum=60.0)
-    input_timeout_s: float = option(5.0, "Silence of an input after which the log and /diagnostics name topic, QoS and likely causes.", unit="s", minimum=0.1, maximum=3600.0)
+    input_timeout_s: float = option(
+        5.0,
+        "Silence of an input after which the log and /diagnostics name topic, QoS and likely causes.",
+        unit="s",
+        minimum=0.1,
+        maximum=3600.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -155,7 +182,7 @@ def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:
     Raises:
         ConfigError: lists every unknown name, wrong type and value out of range at once.
     """
-    flat = dict(_flatten(values))
+    flat: dict[str, Any] = dict(_flatten(values))
     known = {setting.name: setting for setting in settings(cls)}
     faults = []
     accepted: dict[str, Scalar] = {}
@@ -168,7 +195,7 @@ def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:
             continue
         if setting.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if type(value) is not setting.type:
+        if not isinstance(value, (bool, int, float, str)) or type(value) is not setting.type:
             faults.append(f"{name}: expected {setting.type.__name__}, got {type(value).__name__} {value!r}")
             continue
         fault = setting.about.fault(value)

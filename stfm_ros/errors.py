@@ -1,14 +1,14 @@
 """The exception tree. Every message names the value, what was expected, and the next step.
 
-    StfmError
-    |-- ConfigError          a setting is unknown, of the wrong type, or out of range
-    |-- ImageError           an image message cannot be decoded or used
-    |-- CameraError          a camera model is missing, malformed or not finite
-    |-- BagError             a recording cannot be read, or lacks what was asked for
-    |-- DatasetError         a folder of images, depth and poses is not laid out as documented
-    |-- WeightsError         weights are missing, damaged, or belong to another preset
-    |-- RuntimeNotAvailable  the inference runtime that was asked for cannot be had
-    `-- RosNotAvailable      ROS 2, or this package's messages, cannot be imported
+StfmError
+|-- ConfigError          a setting is unknown, of the wrong type, or out of range
+|-- ImageError           an image message cannot be decoded or used
+|-- CameraError          a camera model is missing, malformed or not finite
+|-- BagError             a recording cannot be read, or lacks what was asked for
+|-- DatasetError         a folder of images, depth and poses is not laid out as documented
+|-- WeightsError         weights are missing, damaged, or belong to another preset
+|-- RuntimeNotAvailable  the inference runtime that was asked for cannot be had
+`-- RosNotAvailable      ROS 2, or this package's messages, cannot be imported
 """
 
 

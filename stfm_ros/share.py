@@ -1,4 +1,5 @@
 """Where the package's data files are: in a checkout, in a colcon install, or in a plain venv."""
+
 from __future__ import annotations
 
 import os

@@ -8,6 +8,7 @@ Conventions, everywhere outside ``stfm_ros.model``:
 * Image 0 is the reference (earlier) image, image 1 the current one.
 * ``T_0to1`` maps points of camera 0 into camera 1: ``X1 = R X0 + t``.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -102,9 +103,7 @@ class Matches:
 
     def take(self, index: NDArray[Any]) -> Matches:
         """The matches at ``index`` (integers or a boolean mask)."""
-        return Matches(
-            self.keypoints0[index], self.keypoints1[index], self.confidence[index], self.sigma[index]
-        )
+        return Matches(self.keypoints0[index], self.keypoints1[index], self.confidence[index], self.sigma[index])
 
     @staticmethod
     def empty() -> Matches:

@@ -1,4 +1,5 @@
 """The typed configuration: every option documented and in range, all faults in one report."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +25,11 @@ def test_nested_and_dotted_names_are_the_same():
 
 
 def test_all_faults_are_reported_at_once():
-    faults = {"matcher": {"treshold": 0.3, "threads": -1, "runtime": "tpu"}, "pose.inlier_px": "a", "node.compressed": 1}
+    faults = {
+        "matcher": {"treshold": 0.3, "threads": -1, "runtime": "tpu"},
+        "pose.inlier_px": "a",
+        "node.compressed": 1,
+    }
     with pytest.raises(ConfigError) as caught:
         AppConfig.from_mapping(faults)
     text = str(caught.value)

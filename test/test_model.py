@@ -1,4 +1,5 @@
 """The network: sizes, fused = unfused, symmetry, static outputs, and that it learns."""
+
 import dataclasses
 
 import pytest
@@ -168,7 +169,9 @@ def test_the_published_sine_slip_is_reproduced_and_not_the_default():
 
 def test_wrong_channels_and_sizes_are_refused():
     network = random_network()
-    with pytest.raises(ImageError, match=r"takes 3 channels and sizes that are multiples of 32, got 4 channels at 96x64"):
+    with pytest.raises(
+        ImageError, match=r"takes 3 channels and sizes that are multiples of 32, got 4 channels at 96x64"
+    ):
         network.features(torch.rand(1, 4, 64, 96))
     with pytest.raises(ImageError, match="got 3 channels at 100x64; fit the image first"):
         network.features(torch.rand(1, 3, 64, 100))

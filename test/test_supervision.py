@@ -1,4 +1,5 @@
 """Ground truth on the coarse grid, the losses, and that training on them learns."""
+
 import numpy as np
 import pytest
 import torch
@@ -116,7 +117,8 @@ def photographs(tmp_path_factory):
     rng = np.random.default_rng(0)
     for i in range(17):
         noise = sum(
-            cv2.resize(rng.random((n, n, 3), np.float32), (400, 300), interpolation=cv2.INTER_CUBIC) for n in (8, 24, 70)
+            cv2.resize(rng.random((n, n, 3), np.float32), (400, 300), interpolation=cv2.INTER_CUBIC)
+            for n in (8, 24, 70)
         )
         cv2.imwrite(str(folder / f"{i:02d}.png"), (noise / 3 * 255).clip(0, 255).astype(np.uint8))
     return folder

@@ -1,4 +1,5 @@
 """Training batches as a pure function of (seed, step), so that a resumed run sees the same data."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ class Batches(Dataset[Batch]):
         size = self.sizes[np.random.default_rng([self.seed, step]).choice(len(self.sizes), p=self.size_weights)]
         rng = np.random.default_rng([self.seed, step, self.rank])
         difficulty = 0.3 + 0.7 * min(step / max(self.ramp_steps, 1), 1.0)
-        rows = []
+        rows: list[tuple[Tensor, ...]] = []
         while len(rows) < size.pairs:
             source = self.sources[rng.choice(len(self.sources), p=self.weights)]
             pair = source.pair(rng, difficulty, size.height, size.width)
@@ -95,9 +96,7 @@ class Batches(Dataset[Batch]):
         return Batch(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
     @staticmethod
-    def _row(
-        pair: Pair, cells: NDArray[np.int64], rng: np.random.Generator, difficulty: float
-    ) -> tuple[Tensor, ...]:
+    def _row(pair: Pair, cells: NDArray[np.int64], rng: np.random.Generator, difficulty: float) -> tuple[Tensor, ...]:
         images = [
             torch.from_numpy(np.ascontiguousarray(augment(image, rng, difficulty * rng.random()).transpose(2, 0, 1)))
             for image in (pair.image0, pair.image1)

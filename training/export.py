@@ -1,4 +1,5 @@
 """Weights -> two static ONNX graphs, checked against torch: ``python -m stfm_training.export``."""
+
 from __future__ import annotations
 
 import argparse
@@ -127,7 +128,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--sigma-scale", type=float, default=1.0)
     options = parser.parse_args()
-    print(export(options.weights, options.out, options.name, options.height, options.width, sigma_scale=options.sigma_scale))
+    print(
+        export(
+            options.weights, options.out, options.name, options.height, options.width, sigma_scale=options.sigma_scale
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Notation: P is the dual-softmax matrix of the coarse similarities (``stfm_ros.model.coarse``), in
 log form throughout, so that no probability is formed and then taken the logarithm of.
 """
+
 from __future__ import annotations
 
 from typing import Any
@@ -33,7 +34,8 @@ class _DualLogSumExp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_row: Tensor, grad_col: Tensor) -> Tensor:  # type: ignore[override]
         exponential, row, col = ctx.saved_tensors
-        return ((grad_row / row)[:, :, None] + (grad_col / col)[:, None, :]).mul_(exponential)
+        weights: Tensor = (grad_row / row)[:, :, None] + (grad_col / col)[:, None, :]
+        return weights.mul_(exponential)
 
 
 class FocalCoarseLoss(nn.Module):
@@ -53,7 +55,7 @@ class FocalCoarseLoss(nn.Module):
 
     def forward(self, similarity: Tensor, cells: Tensor, unmatched0: Tensor, unmatched1: Tensor) -> Tensor:
         """S (B, n0, n1); cells (B, n0) true cell in image 1 or -1; unmatched0 (B, n0), unmatched1 (B, n1) bool."""
-        row, col = _DualLogSumExp.apply(similarity)
+        row, col = _DualLogSumExp.apply(similarity)  # type: ignore[no-untyped-call]
         b_ids, i_ids = torch.nonzero(cells >= 0, as_tuple=True)
         positive = self._log_p(similarity, row, col, b_ids, i_ids, cells[b_ids, i_ids])
         loss = (-((1 - positive.exp()) ** self.gamma) * positive).sum() / max(len(positive), 1)
@@ -93,7 +95,9 @@ class FineLoss(nn.Module):
         self.expectation_weight = expectation_weight
         self.heatmap_weight = heatmap_weight
 
-    def forward(self, expectation: Tensor, variance: Tensor, log_heatmap: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    def forward(
+        self, expectation: Tensor, variance: Tensor, log_heatmap: Tensor, target: Tensor, weight: Tensor
+    ) -> Tensor:
         """expectation, variance, target (m, 2) in steps; log_heatmap (m, w^2); weight (m,) of each match."""
         radius = self.window // 2
         weight = weight * (target.abs().amax(1) <= radius)

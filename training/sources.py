@@ -3,6 +3,7 @@
 A pair is two RGB images of one size and the warp of either grid into the other image
 (``supervision``). ``difficulty`` in [0, 1] widens the motion between the two views.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -36,9 +37,7 @@ class Source(Protocol):
     def pair(self, rng: np.random.Generator, difficulty: float, height: int, width: int) -> Pair: ...
 
 
-def similarity_transform(
-    centre: FloatArray, scale: float, angle: float, target: FloatArray
-) -> FloatArray:
+def similarity_transform(centre: FloatArray, scale: float, angle: float, target: FloatArray) -> FloatArray:
     """(3, 3) transform that turns and scales about ``centre`` and moves it to ``target``; radians."""
     c, s = scale * np.cos(angle), scale * np.sin(angle)
     A = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
@@ -83,13 +82,13 @@ class Homographies:
         moved = corners + (rng.uniform(-1, 1, (4, 2)) * size * jitter).astype(np.float32)
         H01 = S @ cv2.getPerspectiveTransform(corners, moved).astype(np.float64)
         if rng.random() < 0.5:
-            H0, H1, H01 = H01 @ H0, H0, np.linalg.inv(H01)
+            H0, H1, H01 = H01 @ H0, H0, np.asarray(np.linalg.inv(H01))
         else:
             H1 = H01 @ H0
         image0, known0 = self._view(photo, H0, height, width, rng)
         image1, known1 = self._view(photo, H1, height, width, rng)
         warp01 = warp_by_homography(H01, known0, known1)
-        warp10 = warp_by_homography(np.linalg.inv(H01), known1, known0)
+        warp10 = warp_by_homography(np.asarray(np.linalg.inv(H01)), known1, known0)
         return Pair(image0, image1, warp01, warp10)
 
     @staticmethod
@@ -119,7 +118,7 @@ def depth_pair(
         images[0],
         images[1],
         warp_by_depth(depths[0], K[0], depths[1], K[1], T_0to1),
-        warp_by_depth(depths[1], K[1], depths[0], K[0], np.linalg.inv(T_0to1)),
+        warp_by_depth(depths[1], K[1], depths[0], K[0], np.asarray(np.linalg.inv(T_0to1))),
         precise,
     )
 

@@ -7,6 +7,7 @@ One step: a batch from (seed, step) -> features and coarse transformer -> L_c on
 windows at true matches -> AdamW. The learning rate warms up, holds, and decays over the last part,
 so that a run can be prolonged from any checkpoint taken before the decay.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -157,7 +158,8 @@ class Trainer:
         cuda = torch.cuda.is_available()
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
         torch.manual_seed(config.seed)
-        network = StfmNet(preset(config.preset)).to(self.device, memory_format=torch.channels_last)
+        network = StfmNet(preset(config.preset)).to(self.device)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network
         self.model: torch.nn.Module = Supervised(network, config).train()
         self.average = copy.deepcopy(network).eval()
@@ -211,6 +213,7 @@ class Trainer:
         """One optimiser step."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.lr * learning_rate(self.step, self.config)
+        figures: dict[str, float]
         loss, figures = self.model(batch)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss of step {self.step} is {float(loss)}; the last checkpoint is kept")

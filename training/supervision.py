@@ -4,14 +4,15 @@ Every kind of training pair (rendered, recorded RGB-D, a homography of a photogr
 record: for each grid point ``(8 x, 8 y)`` of an image, where it lies in the other image, and whether
 that is certain. Cells are numbered row by row.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stfm_ros.types import Float32Array, FloatArray
-from numpy.typing import NDArray
 
 CELL = 8
 MATCHED, UNKNOWN, UNMATCHED = 1, 0, -1
@@ -70,9 +71,7 @@ def warp_by_depth(
     return GridWarp(warped.astype(np.float32), state)
 
 
-def warp_by_homography(
-    H_0to1: FloatArray, known0: NDArray[np.bool_], known1: NDArray[np.bool_]
-) -> GridWarp:
+def warp_by_homography(H_0to1: FloatArray, known0: NDArray[np.bool_], known1: NDArray[np.bool_]) -> GridWarp:
     """Warp the grid of image 0 by a homography.
 
     Args:

@@ -3,6 +3,7 @@
 Every stride-2 convolution is 3x3 with padding 1, so cell ``i`` of a map of stride s is centred on
 pixel ``s i`` of the image: grid points are ``(8 x, 8 y)`` and ``(2 x, 2 y)``, as in LoFTR.
 """
+
 from __future__ import annotations
 
 import torch
@@ -55,7 +56,9 @@ class ResBlock(nn.Module):
         self.downsample = (
             None
             if stride == 1 and in_channels == out_channels
-            else nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+            else nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 Static shapes throughout: K rows always come out, padded with confidence 0.
 """
+
 from __future__ import annotations
 
 import math
@@ -11,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stfm_ros.model.presets import ModelConfig
-
 
 SMALLEST_SUM = 1e-37  #: near float32's smallest normal number
 

@@ -1,4 +1,5 @@
 """Fine stage: a window of the 1/2 map round each coarse match -> sub-pixel offset and variance."""
+
 from __future__ import annotations
 
 import torch
@@ -49,7 +50,8 @@ class FineStage(nn.Module):
         fine = tokens.index_select(0, index.flatten()).view(-1, self.window**2, d)
         cells = feat_c.reshape(-1, feat_c.shape[2]).index_select(0, b_ids * feat_c.shape[1] + ids)
         coarse = self.project(cells)[:, None].expand_as(fine)
-        return self.merge(torch.cat([fine, coarse], dim=2))
+        merged: Tensor = self.merge(torch.cat([fine, coarse], dim=2))
+        return merged
 
     def forward(self, window0: Tensor, window1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Windows (m, w^2, d_fine) of both images -> where the centre of image 0 lies in image 1.

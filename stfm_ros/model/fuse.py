@@ -1,4 +1,5 @@
 """Train-time branches and batch normalisation folded into single convolutions, for deployment."""
+
 from __future__ import annotations
 
 import copy

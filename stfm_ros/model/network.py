@@ -1,4 +1,5 @@
 """The matcher as two static graphs: one image -> features; two images' features -> K rows."""
+
 from __future__ import annotations
 
 from typing import NamedTuple

@@ -1,4 +1,5 @@
 """Positional encodings: rotary for the small presets, additive sine for the published one."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,5 @@
 """Sizes of the network by name."""
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,4 +1,5 @@
 """Attention between and within the two images, at the coarse level and inside fine windows."""
+
 from __future__ import annotations
 
 import torch
@@ -29,8 +30,9 @@ class AggregatedAttention(nn.Module):
         self.kv = nn.Linear(d, 2 * d, bias=False)
         self.out = nn.Linear(d, d, bias=False)
         self.norm_message = nn.LayerNorm(d)
-        self.mlp = nn.Sequential(nn.Conv2d(2 * d, 2 * d, 1, bias=False), nn.ReLU(), nn.Conv2d(2 * d, d, 1, bias=False))
-        nn.init.zeros_(self.mlp[2].weight)
+        last = nn.Conv2d(2 * d, d, 1, bias=False)
+        nn.init.zeros_(last.weight)
+        self.mlp = nn.Sequential(nn.Conv2d(2 * d, 2 * d, 1, bias=False), nn.ReLU(), last)
 
     def _heads(self, x: Tensor) -> Tensor:
         b, n, d = x.shape
@@ -55,7 +57,8 @@ class AggregatedAttention(nn.Module):
         message = self.norm_message(self.out(message))
         grid = message.transpose(1, 2).reshape(b, d, h // p, w // p)
         grid = F.interpolate(grid, scale_factor=float(p), mode="bilinear", align_corners=False)
-        return x + self.mlp(torch.cat([x, grid], dim=1))
+        update: Tensor = self.mlp(torch.cat([x, grid], dim=1))
+        return x + update
 
 
 class TokenAttention(nn.Module):
@@ -80,7 +83,8 @@ class TokenAttention(nn.Module):
             for projection, tokens in ((self.q_proj, x), (self.k_proj, source), (self.v_proj, source))
         )
         message = self.norm1(self.merge(linear_attention(q, k, v).transpose(1, 2).reshape(b, n, d)))
-        return x + self.norm2(self.mlp(torch.cat([x, message], dim=2)))
+        update: Tensor = self.norm2(self.mlp(torch.cat([x, message], dim=2)))
+        return x + update
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
 """Weights as safetensors, with the preset and a hash that every message carries."""
+
 from __future__ import annotations
 
 import hashlib
@@ -7,7 +8,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor

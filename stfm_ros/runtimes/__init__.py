@@ -4,6 +4,7 @@ A runtime runs two static graphs (``stfm_ros.model.network``): ``features`` of o
 ``pair`` of two images' features. The runtime that is asked for is the one that is used, or it is an
 error; ``auto`` takes the first of :data:`AUTO_ORDER` that can be had and says why.
 """
+
 from __future__ import annotations
 
 import importlib.util

@@ -1,4 +1,5 @@
 """ONNX Runtime on the CPU."""
+
 from __future__ import annotations
 
 import onnxruntime as ort

@@ -1,4 +1,5 @@
 """OpenVINO on the CPU."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,10 +1,11 @@
 """Models on disk: a shipped name, an exported folder, or bare weights.
 
-    <folder>/spec.json            EngineSpec
-    <folder>/features.onnx        image -> coarse, fine
-    <folder>/pair.onnx            features of two images -> K rows
-    <folder>/weights.safetensors  what the graphs were exported from (optional; for torch)
+<folder>/spec.json            EngineSpec
+<folder>/features.onnx        image -> coarse, fine
+<folder>/pair.onnx            features of two images -> K rows
+<folder>/weights.safetensors  what the graphs were exported from (optional; for torch)
 """
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,4 +1,5 @@
 """torch, on a GPU where there is one: any weights of any preset, without an export."""
+
 from __future__ import annotations
 
 import torch
@@ -25,12 +26,13 @@ class TorchRuntime:
             model.path.stem, network.config.preset, 480, 640, 1024, "fp32", digest, made_with={"stfm_ros": __version__}
         )
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._network = fuse(network).to(self._device, memory_format=torch.channels_last)
+        self._network = fuse(network).to(self._device)
 
     @torch.inference_mode()
     def features(self, image: Float32Array) -> Features:
         """See :class:`stfm_ros.runtimes.Runtime`."""
-        return self._network.features(torch.from_numpy(image).to(self._device))
+        features: Features = self._network.features(torch.from_numpy(image).to(self._device))
+        return features
 
     @torch.inference_mode()
     def pair(self, features0: Features, features1: Features) -> Rows:
