@@ -30,7 +30,7 @@ EXIT_CODES = {
     1: "done, but the result is negative (each command says below what that means for it)",
     2: "not done: wrong usage, or an input that cannot be used; one message on stderr says what and what to do",
     3: "not done: a fault of the program; a traceback on stderr, please report it",
-    130: "interrupted (Ctrl-C)",
+    130: "interrupted (Ctrl-C), as a shell sees it",
 }
 DONE, NEGATIVE, REFUSED, BROKEN, INTERRUPTED = EXIT_CODES
 

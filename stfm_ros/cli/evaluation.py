@@ -226,7 +226,8 @@ def _draw(folder: Path, path: Path, pairs: list[Pair], score: PoseScore, method:
             ]
             agree = epipolar_errors(rays[0], rays[1], pair.T_0to1) < EPIPOLAR_THRESHOLDS[-1]
             error = f"{errors[index]:.1f} deg" if np.isfinite(errors[index]) else "no pose"
-            title = f"{rank} {number}: images {pair.index0} and {pair.index1}, overlap {pair.overlap:.2f}, {error}; green fits the true motion"
+            about = f"{rank} {number}: images {pair.index0} and {pair.index1}, overlap {pair.overlap:.2f}, {error}"
+            title = f"{about}; green fits the true motion"
             file = folder / f"{path.stem}_{rank}_{number}.jpg"
             write_picture(file, draw_matches(images[0], images[1], matches, agree, title))
             written.append(file)
