@@ -39,6 +39,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration", type=Path, action="append", metavar="FILE",
         help="calibration file (of camera_calibration, or an echoed CameraInfo) instead; once or twice as well",
     )  # fmt: skip
+    parser.add_argument(
+        "--no-search", action="store_true",
+        help="one look only: do not try the pictures turned and zoomed where they have little in common as they are",
+    )  # fmt: skip
     add_settings(parser, "matcher", "pose")
 
 
@@ -54,7 +58,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
     cameras = _cameras(options, images)
     matcher = load_matcher(config)
     began = time.perf_counter()
-    matches = matcher.match(*images)
+    matches = matcher.match(*images, search=not options.no_search)
     ms = 1e3 * (time.perf_counter() - began)
     pose = estimate_relative_pose(matches, *cameras, config.pose) if cameras else None
     if options.out:
@@ -126,7 +130,10 @@ def _about_pose(pose: RelativePose | None) -> dict[str, Any] | None:
 COMMAND = Command(
     name="match",
     summary="match two pictures; with a calibration, their relative pose",
-    description="Match two pictures of any size. With --camera or --calibration the relative pose is estimated too.",
+    description=(
+        "Match two pictures of any size, turned or zoomed against each other by any amount. With --camera or "
+        "--calibration the relative pose is estimated too."
+    ),
     example="stfm match a.jpg b.jpg --out matches.png --camera 525 525 319.5 239.5",
     negative="there is no match, or, with a calibration, no pose",
     fields={
