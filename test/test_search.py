@@ -37,12 +37,13 @@ def right(matches: Matches, A, px: float = 4.0) -> int:
     return int((np.linalg.norm(matches.keypoints1 - truth, axis=1) < px).sum())
 
 
-@pytest.mark.parametrize(("angle_deg", "zoom"), [(180, 1.0), (90, 1.0), (-80, 0.6), (0, 0.4)])
+@pytest.mark.parametrize(("angle_deg", "zoom"), [(-80, 0.4), (0, 0.35), (135, 0.5)])
 def test_search_finds_what_a_single_look_does_not(matcher, picture, angle_deg, zoom):
     other, A = moved(picture, angle_deg, zoom)
     plain, searched = matcher.match(picture, other), matcher.match(picture, other, search=True)
-    assert right(searched, A) > max(100, 2 * right(plain, A))
-    assert right(searched, A) > 0.9 * len(searched)
+    assert right(plain, A) < 50
+    assert right(searched, A) > 500
+    assert right(searched, A) > 0.95 * len(searched)
 
 
 def test_pictures_in_line_are_left_as_they_are(matcher, picture):
