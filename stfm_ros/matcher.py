@@ -21,7 +21,9 @@ from stfm_ros.images import Fit, fit, to_rgb
 from stfm_ros.runtimes import Runtime, load_runtime
 from stfm_ros.runtimes.store import find_model
 from stfm_ros.search import search_views
-from stfm_ros.types import ByteArray, Matches
+from stfm_ros.types import BoolArray, ByteArray, Float32Array, Matches
+
+SEAM_PX = 8.0  #: one coarse cell
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class Matcher:
         """Match two encoded images; see :class:`stfm_ros.types.Matches`."""
         rows = self.runtime.pair(features0.data, features1.data)
         keep = rows.confidence >= max(self.config.threshold, np.finfo(np.float32).tiny)
-        keep &= features0.fit.inside(rows.keypoints0) & features1.fit.inside(rows.keypoints1)
+        keep &= self._shown(rows.keypoints0, features0.fit) & self._shown(rows.keypoints1, features1.fit)
         index = np.flatnonzero(keep)[: self.config.max_matches]
         sigma = rows.sigma[index] * np.float32(features1.fit.scale * self.runtime.spec.sigma_scale)
         return Matches(
@@ -93,3 +95,10 @@ class Matcher:
             rows.confidence[index],
             sigma,
         )
+
+    def _shown(self, points: Float32Array, fit: Fit) -> BoolArray:
+        """Whether points (n, 2) of the fitted image show the picture: not the padding, nor the seam, which looks
+        the same in every picture."""
+        limits = np.array([self.width, self.height], np.float32)
+        seam = np.where(limits > (fit.width, fit.height), np.float32(SEAM_PX), 0)
+        return np.asarray(fit.inside(points) & (points < (fit.width, fit.height) - seam).all(axis=1))

@@ -26,8 +26,8 @@ ATTEMPTS = (
 )  # fmt: skip
 ENOUGH = 100  #: matches that end the search, a tenth of what K allows
 CLEARLY = 1.5  #: another view must gather so many times the confidence: one plane of a room in line is no gain
-FEWEST = 12  #: matches that an affine map is trusted from
-AFFINE_PX = 12.0  #: a scene is no plane: the map needs to be right only roughly
+FEWEST, FEWEST_AFFINE = 7, 12  #: matches that must agree on a similarity, and on an affine map
+AGREE_PX = 12.0  #: a scene is no plane: the map needs to be right only roughly
 
 
 class FeatureMatcher(Protocol):
@@ -84,13 +84,20 @@ def search_views(matcher: FeatureMatcher, image0: ByteArray, image1: ByteArray, 
     Returns:
         ``first``, or matches with a clearly larger sum of confidences; pixels of the images given.
     """
-    best = first
+    seen = [first]
     if len(first) < ENOUGH:
         for found in _attempts(matcher, image0, image1):
-            best = _better(best, found)
+            seen.append(found)
             if len(found) >= ENOUGH:
                 break
-    return _better(best, _aligned(matcher, image0, image1, best))
+    # Among few matches those of a wrong view may be the more confident, but they agree on nothing.
+    best = max(seen, key=lambda matches: _common_map(matches)[1])
+    for _ in range(2):  # a rough map of a few matches first, a good one of many then
+        aligned = _aligned(matcher, image0, image1, best)
+        if not _is_clearly_better(aligned, best):
+            break
+        best = aligned
+    return best if _is_clearly_better(best, first) else first
 
 
 def _attempts(matcher: FeatureMatcher, image0: ByteArray, image1: ByteArray) -> Iterator[Matches]:
@@ -121,21 +128,32 @@ def _turned_and_shrunk(image: ByteArray, turns: int, shrunk: bool) -> View:
     return View.of(image, A, width, height)
 
 
+def _common_map(matches: Matches) -> tuple[FloatArray, int]:
+    """The (3, 3) map of image 1 to image 0 that most matches agree on, and how many do.
+
+    A similarity, which two matches give; or an affine map, where enough matches like that better.
+    """
+    A, most = np.eye(3), 0
+    for estimate, fewest in ((cv2.estimateAffinePartial2D, FEWEST), (cv2.estimateAffine2D, FEWEST_AFFINE)):
+        if len(matches) >= fewest:
+            found, mask = estimate(matches.keypoints1, matches.keypoints0, ransacReprojThreshold=AGREE_PX)
+            agree = int(mask.sum()) if found is not None and np.isfinite(found).all() else 0
+            if agree >= max(fewest, 1.1 * most):
+                A, most = np.vstack([found, [0, 0, 1]]), agree
+    return A, most
+
+
 def _aligned(matcher: FeatureMatcher, image0: ByteArray, image1: ByteArray, found: Matches) -> Matches:
     """Once more, image 1 brought into line with image 0; nothing where they are in line already."""
-    if len(found) < FEWEST:
-        return Matches.empty()
-    A, inliers = cv2.estimateAffine2D(found.keypoints1, found.keypoints0, ransacReprojThreshold=AFFINE_PX)
-    if A is None or int(inliers.sum()) < FEWEST or not np.isfinite(A).all():
-        return Matches.empty()
-    stretch = np.linalg.svd(A[:, :2], compute_uv=False)
+    A, inliers = _common_map(found)
+    stretch = np.linalg.svd(A[:2, :2], compute_uv=False)
     turn_deg = abs(np.degrees(np.arctan2(A[1, 0] - A[0, 1], A[0, 0] + A[1, 1])))
     in_line = turn_deg < 15 and stretch[1] > 0.75 and stretch[0] < 1.33
-    if in_line or not 0.1 < stretch[1] <= stretch[0] < 10:
+    if inliers == 0 or in_line or not 0.1 < stretch[1] <= stretch[0] < 10:
         return Matches.empty()
     height, width = image0.shape[:2]
     as_is = View(image0, np.eye(3), (width, height))
-    moved = View.of(image1, np.vstack([A, [0, 0, 1]]), width, height)
+    moved = View.of(image1, A, width, height)
     return _matched(matcher, (as_is, matcher.features(image0)), (moved, matcher.features(moved.image)))
 
 
@@ -148,5 +166,5 @@ def _matched(matcher: FeatureMatcher, first: tuple[View, Any], second: tuple[Vie
     return matches.take(first[0].inside(keypoints0) & second[0].inside(keypoints1))
 
 
-def _better(a: Matches, b: Matches) -> Matches:
-    return b if b.confidence.sum() > CLEARLY * a.confidence.sum() else a
+def _is_clearly_better(a: Matches, b: Matches) -> bool:
+    return bool(a.confidence.sum() > CLEARLY * b.confidence.sum())
