@@ -12,7 +12,7 @@ from stfm_ros.cli.options import add_settings, given_settings, read_config
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("stfm_demo"), metavar="FOLDER", help="default: stfm_demo")
     parser.add_argument("--bag", type=Path, metavar="BAG", help="another recording than the one in the package")
-    parser.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="frames a second (default 10)")
+    parser.add_argument("--rate", type=float, default=3.0, metavar="HZ", help="frames a second (default 3)")
     add_settings(parser, "matcher", "pose", "tracker")
 
 
