@@ -23,7 +23,7 @@ from stfm_ros.runtimes.store import find_model
 from stfm_ros.search import search_views
 from stfm_ros.types import BoolArray, ByteArray, Float32Array, Matches
 
-SEAM_PX = 8.0  #: one coarse cell
+SEAM_PX = 16.0  #: two coarse cells
 
 log = logging.getLogger(__name__)
 

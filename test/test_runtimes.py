@@ -166,3 +166,12 @@ def test_graphs_carry_their_spec_and_fit_into_the_package():
         assert all(d.dim_value > 0 for i in graph.graph.input for d in i.type.tensor_type.shape.dim)  # static shapes
     assert all(path.stat().st_size <= 10 * 2**20 for path in Path(model.path).iterdir())
     assert dataclasses.asdict(model.spec)["k"] == 1024
+
+
+def test_no_matches_along_the_seam_of_the_padding(frames):
+    wide = [frame[60:420] for frame in frames]  # 640x360 is padded by 120 rows below
+    matches = Matcher.from_pretrained().match(*wide)
+    assert len(matches) > 200
+    for points in (matches.keypoints0, matches.keypoints1):
+        assert points[:, 1].max() < 360 - 16
+        assert points[:, 0].max() > 639 - 16  # no padding at the right: matches up to there
