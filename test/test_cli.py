@@ -152,7 +152,8 @@ def test_import_and_eval(stfm: Any, tmp_path: Path) -> None:
     assert [one["kind"] for one in record["inputs"]] == ["pose", "pose", "homography"]
     model = record["model"]["method"]
     for one in record["inputs"]:
-        assert [score["method"] for score in one["scores"]] == [model, "sift", "orb"]
+        searched = [f"{model}, search"] if one["kind"] == "homography" else []
+        assert [score["method"] for score in one["scores"]] == [*searched, model, "sift", "orb"]
     for score in poses[0]["scores"]:
         assert (score["pairs"], score["image_size"], score["K"]) == (1, "320x240", [300.0, 300.0, 159.5, 119.5])
         assert score["solver"] in ("poselib", "opencv")
@@ -160,7 +161,7 @@ def test_import_and_eval(stfm: Any, tmp_path: Path) -> None:
     for from_bag, from_folder in zip(*(one["scores"][1:] for one in poses), strict=True):  # the same pairs, seen twice
         assert from_bag["precision"] == from_folder["precision"]
         assert [s["index0"] for s in from_bag["scores"]] == [s["index0"] for s in from_folder["scores"]]
-    sift = record["inputs"][2]["scores"][1]
+    sift = record["inputs"][2]["scores"][2]
     assert sift["mma"]["3"] > 0.9
     assert len(poses[0]["pictures"]) == 2
     assert all(cv2.imread(path) is not None for path in poses[0]["pictures"])
@@ -190,7 +191,7 @@ def test_info(stfm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.record["versions"]["stfm_ros"] == __version__
     (model,) = [model for model in answer.record["models"] if model["name"] == "default"]
     assert model["ok"] is True
-    assert len(model["weights_hash"]) == 12
+    assert len(model["spec"]["weights_hash"]) == 12
     assert "runtime torch" in stfm("info").out
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     answer = stfm("info", "--json")

@@ -27,7 +27,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
             assert model.spec is not None
             for file in model.spec.files:
                 model.file(file)
-            about |= {"state": "files agree with their hashes", "ok": True} | asdict(model.spec)
+            about |= {"state": "files agree with their hashes", "ok": True, "spec": asdict(model.spec)}
         except StfmError as fault:
             about |= {"state": str(fault), "ok": False}
             damaged = True
@@ -48,8 +48,9 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
     for name, one in available.items():
         rows.add_row(f"runtime {name}", "yes" if one.available else "no", one.reason)
     for about in models:
-        spec = "{preset}, {width}x{height}, weights {weights_hash}; ".format(**about) if about["ok"] else ""
-        rows.add_row(f"model {about['name']}", "yes" if about["ok"] else "damaged", f"{spec}{about['state']}")
+        spec = "{name}, preset {preset}, {width}x{height}, weights {weights_hash}; "
+        text = spec.format(**about["spec"]) if about["ok"] else ""
+        rows.add_row(f"model {about['name']}", "yes" if about["ok"] else "damaged", f"{text}{about['state']}")
     if not models:
         rows.add_row("models", "none", f"no exported folder in {WEIGHTS}")
     for name in ("ros", "ros_messages"):
@@ -76,7 +77,8 @@ COMMAND = Command(
         "models[].name": "what --model takes",
         "models[].path": "its folder",
         "models[].state": "whether its files agree with their hashes",
-        "models[].ok": "the same, as true or false; if true, all fields of stfm_ros.types.EngineSpec follow",
+        "models[].ok": "the same, as true or false",
+        "models[].spec": "where they agree: all fields of stfm_ros.types.EngineSpec",
         "ros.available": "whether rclpy is there",
         "ros.reason": "where, or why not",
         "ros_messages.available": "whether stfm_ros.msg was generated",
