@@ -21,7 +21,7 @@ from setuptools.command.build_ext import build_ext
 HERE = Path(__file__).resolve().parent
 NAME = "stfm_ros"
 
-# onnxruntime is the default runtime on every CPU; OpenVINO is faster on Intel's and AMD's, so it is there too.
+# onnxruntime runs on every CPU; OpenVINO, the first choice of `auto`, has wheels for fewer machines.
 # opencv-python-headless is the OpenCV for a venv: no window system, which a robot or a server seldom has. It gives the
 # same module (cv2) as opencv-python or apt's python3-opencv. Where one of those is installed already, use colcon with
 # rosdep (package.xml asks for python3-opencv), or `pip install --no-deps .` with requirements/robot.txt: pip cannot
