@@ -27,8 +27,8 @@ from stfm_ros.bag_types import CORRESPONDENCES_TYPE, RELATIVE_POSE_TYPE
 from stfm_ros.bags import CAMERA_INFO_TYPE, IMAGE_TYPES, BagReader, BagWriter
 from stfm_ros.chain import Chain
 from stfm_ros.errors import CameraError
+from stfm_ros.frames import Frame, FrameWalk
 from stfm_ros.images import camera_from_info, is_depth
-from stfm_ros.nodes.frames import Frame, FrameWalk
 from stfm_ros.trajectory import write_tum
 from stfm_ros.types import Camera, FloatArray, PoseStatus
 

@@ -11,8 +11,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from stfm_ros.config import NodeConfig
+from stfm_ros.frames import Frame
 from stfm_ros.messages import camera_info_topic
-from stfm_ros.nodes.frames import Frame
 from stfm_ros.nodes.watchdog import InputWatch
 
 _NO_IMAGE = "remap image:=<topic> (`ros2 topic list` shows them), set node.compressed for compressed images"

@@ -20,9 +20,9 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from stfm_ros import messages
 from stfm_ros.config import MatcherConfig
 from stfm_ros.errors import StfmError
+from stfm_ros.frames import Frame, FrameWalk
 from stfm_ros.nodes import params
 from stfm_ros.nodes.diagnostics import Diagnostics
-from stfm_ros.nodes.frames import Frame, FrameWalk
 from stfm_ros.nodes.inputs import Inputs
 from stfm_ros.nodes.outputs import Outputs
 from stfm_ros.nodes.statistics import Statistics, Throttle
