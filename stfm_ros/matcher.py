@@ -76,7 +76,7 @@ class Matcher:
 
         Args:
             search: for pictures that may be turned or zoomed against each other by any amount: where they
-                have little in common as they are, try others (``stfm_ros.search``); up to 13 times the time.
+                have little in common as they are, try others (``stfm_ros.search``); up to 14 pairs instead of one.
         """
         image0, image1 = to_rgb(image0), to_rgb(image1)
         matches = self.match_features(self.features(image0), self.features(image1))
