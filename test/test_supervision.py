@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from stfm_training.batches import Batches, Size
 from stfm_training.losses import FineLoss, FocalCoarseLoss, _DualLogSumExp
-from stfm_training.sources import Homographies, Pair
+from stfm_training.sources.homographies import Homographies
+from stfm_training.sources.pair import Pair
 from stfm_training.supervision import (
     MATCHED,
     UNKNOWN,

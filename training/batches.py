@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stfm_training.photometric import augment
-from stfm_training.sources import Pair, Source
+from stfm_training.sources.pair import Pair, Source
 from stfm_training.supervision import UNMATCHED, mutual_cells
 
 

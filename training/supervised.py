@@ -33,7 +33,10 @@ from stfm_ros.model.presets import PRESETS, preset
 from stfm_ros.model.weights import save_weights
 from stfm_training.batches import Batch, Batches, Size
 from stfm_training.losses import FineLoss, FocalCoarseLoss
-from stfm_training.sources import Homographies, Recorded, Rendered, Source
+from stfm_training.sources.homographies import Homographies
+from stfm_training.sources.pair import Source
+from stfm_training.sources.recorded import Recorded
+from stfm_training.sources.rendered import Rendered
 
 
 @dataclass(frozen=True)

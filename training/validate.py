@@ -20,7 +20,9 @@ from stfm_ros.config import MatcherConfig
 from stfm_ros.matcher import Matcher
 from stfm_ros.types import FloatArray
 from stfm_training.photometric import augment
-from stfm_training.sources import Homographies, Rendered, Source
+from stfm_training.sources.homographies import Homographies
+from stfm_training.sources.pair import Source
+from stfm_training.sources.rendered import Rendered
 from stfm_training.supervision import CELL, MATCHED, UNKNOWN
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)
