@@ -3,11 +3,13 @@
 The protocol is that of SuperGlue, LoFTR and 3DG-STFM. The error of a pair is the larger of the angle
 between the rotations and the angle between the directions of translation, the latter folded to
 ``min(e, 180 - e)`` because an essential matrix leaves its sign open; a pair without a pose counts as
-infinite. A method is a callable ``(rgb0, rgb1) -> Matches``.
+infinite. A method is a callable ``(rgb0, rgb1) -> Matches``, or one that is given the depth too
+(:class:`WithDepth`).
 
     >>> pose_auc([0.0, float("inf")], (5.0,))
     [0.5]
 """
+
 from __future__ import annotations
 
 import time
@@ -24,9 +26,21 @@ from stfm_ros.config import PoseConfig
 from stfm_ros.errors import DatasetError, RuntimeNotAvailable
 from stfm_ros.geometry import DEFAULTS, estimate_relative_pose, normalise_points
 from stfm_ros.pairs import Pair, rotation_angle_deg
-from stfm_ros.types import BoolArray, ByteArray, Camera, FloatArray, Matches
+from stfm_ros.types import BoolArray, ByteArray, Camera, Float32Array, FloatArray, Matches
 
-Method = Callable[[ByteArray, ByteArray], Matches]
+
+@dataclass(frozen=True)
+class WithDepth:
+    """A method that sees RGB-D: ``match(rgb0, rgb1, depth0, depth1)``.
+
+    Depths are (H, W) float32 metres, 0 where unknown, or None where a recording has none: the method refuses that.
+    """
+
+    match: Callable[[ByteArray, ByteArray, Float32Array | None, Float32Array | None], Matches]
+
+
+ColourMethod = Callable[[ByteArray, ByteArray], Matches]
+Method = ColourMethod | WithDepth
 #: pixels of both images without distortion (n, 2), their intrinsics, threshold in px -> R, t, inliers
 Solver = Callable[[FloatArray, FloatArray, Camera, Camera, float], tuple[FloatArray, FloatArray, BoolArray] | None]
 
@@ -97,6 +111,25 @@ def auc_interval(
     areas = [pose_auc(rng.choice(values, len(values)), thresholds) for _ in range(draws)]
     low, high = np.percentile(areas, [2.5, 97.5], axis=0)
     return [(float(a), float(b)) for a, b in zip(low, high)]
+
+
+def auc_gain(
+    before: ArrayLike, after: ArrayLike, threshold: float, draws: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """What AUC at ``threshold`` gains from ``before`` to ``after``, errors of the same pairs in the same order.
+
+    Returns:
+        The gain, and its bootstrap 95 % interval over the choice of pairs. Pairs are drawn together, so that how
+        hard they are does not widen the interval.
+    """
+    errors = np.column_stack([np.asarray(before, np.float64), np.asarray(after, np.float64)])
+    rng = np.random.default_rng(seed)
+
+    def gain(rows: FloatArray) -> float:
+        return pose_auc(rows[:, 1], [threshold])[0] - pose_auc(rows[:, 0], [threshold])[0]
+
+    low, high = np.percentile([gain(rng.choice(errors, len(errors))) for _ in range(draws)], [2.5, 97.5])
+    return gain(errors), float(low), float(high)
 
 
 def epipolar_errors(rays0: FloatArray, rays1: FloatArray, T_0to1: FloatArray) -> FloatArray:
@@ -285,10 +318,11 @@ def evaluate_pairs(
     limit = default_px if threshold_px is None else threshold_px
     scores: dict[str, list[PairScore]] = {name: [] for name in methods}
     for done, pair in enumerate(pairs, start=1):
-        image0, image1 = pair.images
+        images = pair.images
+        depths = pair.depths if any(isinstance(method, WithDepth) for method in methods.values()) else (None, None)
         for name, method in methods.items():
             began = time.perf_counter()
-            matches = method(image0, image1)
+            matches = method.match(*images, *depths) if isinstance(method, WithDepth) else method(*images)
             ms = 1e3 * (time.perf_counter() - began)
             scores[name].append(_score_pair(pair, matches, solve, limit, ms))
         if progress:
@@ -297,6 +331,19 @@ def evaluate_pairs(
     size = f"{camera.width}x{camera.height}"
     K = (float(camera.K[0, 0]), float(camera.K[1, 1]), float(camera.K[0, 2]), float(camera.K[1, 2]))
     return {name: _summary(name, solver, limit, size, K, scores[name]) for name in methods}
+
+
+def match_pair(method: Method, pair: Pair) -> Matches:
+    """What a method finds on a pair."""
+    return method.match(*pair.images, *pair.depths) if isinstance(method, WithDepth) else method(*pair.images)
+
+
+def agreeing(pair: Pair, matches: Matches, threshold: float = EPIPOLAR_THRESHOLDS[-1]) -> BoolArray:
+    """(n,) whether each match fits the true motion, by :func:`epipolar_errors`."""
+    points = zip((matches.keypoints0, matches.keypoints1), pair.cameras)
+    rays0, rays1 = (normalise_points(keypoints, camera) for keypoints, camera in points)
+    fits: BoolArray = epipolar_errors(rays0, rays1, pair.T_0to1) < threshold
+    return fits
 
 
 def _score_pair(pair: Pair, matches: Matches, solve: Solver, threshold_px: float, ms: float) -> PairScore:
@@ -376,7 +423,7 @@ class HomographyScore:
         return {key: _finite(value) for key, value in asdict(self).items()}
 
 
-def evaluate_homographies(methods: Mapping[str, Method], folder: Path) -> dict[str, HomographyScore]:
+def evaluate_homographies(methods: Mapping[str, ColourMethod], folder: Path) -> dict[str, HomographyScore]:
     """Measure methods on a folder of Oxford's affine data: ``1.jpg`` ... and ``H_1_k`` (maps image 1 to k).
 
     Raises:

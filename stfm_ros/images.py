@@ -215,6 +215,37 @@ def fit(image: NDArray[Any], height: int, width: int) -> tuple[Float32Array, Fit
     return tensor, Fit(shown_w, shown_h, columns / shown_w, rows / shown_h)
 
 
+def fit_depth(depth: NDArray[Any], how: Fit, height: int, width: int) -> Float32Array:
+    """Fit the depth of an image into the network's fourth channel, where :func:`fit` put the image.
+
+    Nearest sampling, for a mean of two depths is the depth of neither; the padding has no depth.
+
+    Args:
+        depth: (H, W) float metres, of the size of the image; 0, negative or not finite where there is none.
+        how: the fit of the image.
+        height, width: of the input in pixels.
+
+    Returns:
+        (1, 1, height, width) float32 in units of 10 m, 0 where there is none.
+
+    Raises:
+        ImageError: the depth is not in metres or not of the image's size.
+    """
+    depth = np.asarray(depth)
+    rows, columns = round(how.height * how.scale_y), round(how.width * how.scale_x)
+    if not np.issubdtype(depth.dtype, np.floating) or depth.shape != (rows, columns):
+        raise ImageError(
+            f"depth of type {depth.dtype} and shape {depth.shape}: expected float32 metres of the image's shape "
+            f"({rows}, {columns}); decode it with stfm_ros.images.decode_depth and register it to the colour image"
+        )
+    y = np.floor((np.arange(how.height) + 0.5) * how.scale_y).astype(int)
+    x = np.floor((np.arange(how.width) + 0.5) * how.scale_x).astype(int)
+    shown = depth[y[:, None], x].astype(np.float32)
+    fitted = np.zeros((1, 1, height, width), np.float32)
+    fitted[0, 0, : how.height, : how.width] = np.where(np.isfinite(shown) & (shown > 0), shown / np.float32(10), 0)
+    return fitted
+
+
 def _plain(msg: Any) -> NDArray[Any]:
     """The pixels of a message with interleaved rows: (H, W) or (H, W, channels), in native byte order."""
     channels, kind = _PLAIN[msg.encoding]

@@ -5,7 +5,7 @@
     >>> matches.keypoints0, matches.keypoints1                      # pixels of the images given
 
 An image that is matched more than once is encoded once: ``matcher.match_features(a, b)`` with
-``a = matcher.features(image)``.
+``a = matcher.features(image)``. An RGB-D model (the teacher) takes the depth of each image beside it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from stfm_ros.config import MatcherConfig
-from stfm_ros.images import Fit, fit, to_rgb
+from stfm_ros.errors import ImageError
+from stfm_ros.images import Fit, fit, fit_depth, to_rgb
 from stfm_ros.runtimes import Runtime, load_runtime
 from stfm_ros.runtimes.store import find_model
 from stfm_ros.search import search_views
@@ -37,10 +38,11 @@ class Features:
 
 
 class Matcher:
-    """The student on one runtime.
+    """A model on one runtime: the RGB student, or the RGB-D teacher.
 
     Attributes:
         model_name, weights_hash: what is run; every message carries them.
+        takes_depth: whether it is an RGB-D model, which needs the depth of every image.
         runtime_name, reason: what runs it, and why that.
         height, width: the size that images are fitted to.
     """
@@ -52,6 +54,7 @@ class Matcher:
         self.reason = reason
         self.model_name = runtime.spec.name
         self.weights_hash = runtime.spec.weights_hash
+        self.takes_depth = runtime.spec.channels == 4
         self.height, self.width = runtime.spec.height, runtime.spec.width
 
     @classmethod
@@ -66,20 +69,54 @@ class Matcher:
         log.info("runtime %s: %s", name, reason)
         return cls(runtime, config, name, reason)
 
-    def features(self, image: ByteArray) -> Features:
-        """Encode an image (H, W, 3) RGB or (H, W) grey, uint8."""
+    def features(self, image: ByteArray, depth: Float32Array | None = None) -> Features:
+        """Encode an image.
+
+        Args:
+            image: (H, W, 3) RGB or (H, W) grey, uint8.
+            depth: (H, W) float32 metres, 0 where there is none; for an RGB-D model, and for no other.
+
+        Raises:
+            ImageError: the depth is missing, not wanted, or not of the image's size.
+        """
+        if self.takes_depth != (depth is not None):
+            raise ImageError(
+                f"model {self.model_name} takes colour and depth (RGB-D), but no depth was given: give each image's "
+                "depth, (H, W) float32 metres with 0 where there is none, or name an RGB model"
+                if self.takes_depth
+                else f"model {self.model_name} takes colour alone, but depth was given: leave it out, or name an "
+                "RGB-D model (a teacher)"
+            )
         fitted, how = fit(to_rgb(image), self.height, self.width)
+        if depth is not None:
+            fitted = np.concatenate([fitted, fit_depth(depth, how, self.height, self.width)], axis=1)
         return Features(self.runtime.features(fitted), how)
 
-    def match(self, image0: ByteArray, image1: ByteArray, search: bool = False) -> Matches:
+    def match(
+        self,
+        image0: ByteArray,
+        image1: ByteArray,
+        search: bool = False,
+        depth0: Float32Array | None = None,
+        depth1: Float32Array | None = None,
+    ) -> Matches:
         """Match two images (H, W, 3) RGB or (H, W) grey, uint8, each of any size.
 
         Args:
             search: for pictures that may be turned or zoomed against each other by any amount: where they
                 have little in common as they are, try others (``stfm_ros.search``); up to 14 pairs instead of one.
+            depth0, depth1: see :meth:`features`.
+
+        Raises:
+            ImageError: see :meth:`features`; or the search is asked of an RGB-D model.
         """
+        if search and self.takes_depth:
+            raise ImageError(
+                f"the search over turns and zooms takes pictures alone, and model {self.model_name} is an RGB-D one: "
+                "match without the search, or name an RGB model"
+            )
         image0, image1 = to_rgb(image0), to_rgb(image1)
-        matches = self.match_features(self.features(image0), self.features(image1))
+        matches = self.match_features(self.features(image0, depth0), self.features(image1, depth1))
         return search_views(self, image0, image1, matches) if search else matches
 
     def match_features(self, features0: Features, features1: Features) -> Matches:

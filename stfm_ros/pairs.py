@@ -3,6 +3,7 @@
 Overlap is the share of image 0's depth that is seen again in image 1, at the same depth to 5 % (so
 that what is hidden does not count), averaged over both directions. Poses are camera to world.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
@@ -52,6 +53,11 @@ class Pair:
     def images(self) -> tuple[ByteArray, ByteArray]:
         """Both images, (H, W, 3) uint8 RGB, read anew each time."""
         return self.source.image(self.index0), self.source.image(self.index1)
+
+    @property
+    def depths(self) -> tuple[Float32Array | None, Float32Array | None]:
+        """The depth of both images, (H, W) float32 metres, 0 where unknown; None where none was recorded."""
+        return self.source.depth(self.index0), self.source.depth(self.index1)
 
     @property
     def cameras(self) -> tuple[Camera, Camera]:

@@ -191,6 +191,7 @@ class EngineSpec:
         sigma_scale: what the network's sigma is multiplied with (calibrated on held-out scenes).
         files: SHA-256 of each file of the export.
         made_with: versions of the package and of the exporter.
+        channels: of the fitted image: 3 is RGB; 4 is RGB-D, the fourth being depth / 10 m, 0 where there is none.
     """
 
     name: str
@@ -203,3 +204,4 @@ class EngineSpec:
     sigma_scale: float = 1.0
     files: dict[str, str] = field(default_factory=dict)
     made_with: dict[str, str] = field(default_factory=dict)
+    channels: int = 3

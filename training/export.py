@@ -64,12 +64,13 @@ def export(
     spec = EngineSpec(
         name, network.config.preset, height, width, k, "fp32", digest, sigma_scale,
         made_with={"stfm_ros": __version__, "torch": torch.__version__, "opset": str(OPSET)},
+        channels=network.config.in_channels,
     )  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
         folder = Path(temporary) / "export"
         folder.mkdir()
-        image = torch.rand(1, 3, height, width)
+        image = torch.rand(1, spec.channels, height, width)
         with torch.inference_mode():
             features = fused.features(image)
         _write(FeatureGraph(fused), (image,), folder / FEATURES, ["image"], ["coarse", "fine"], spec)
@@ -101,7 +102,7 @@ def _write(
 def _check(network: StfmNet, model: Model) -> None:
     assert model.spec is not None
     rng = np.random.default_rng(0)
-    coarse = rng.random((1, 3, model.spec.height // 16, model.spec.width // 16), np.float32)
+    coarse = rng.random((1, model.spec.channels, model.spec.height // 16, model.spec.width // 16), np.float32)
     image = torch.nn.functional.interpolate(torch.from_numpy(coarse), scale_factor=16.0, mode="bicubic").clamp(0, 1)
     runtime = OnnxRuntime(model)
     features = runtime.features(image.numpy())

@@ -28,7 +28,7 @@ from stfm_ros.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from stfm_ros.evaluate import HomographyScore, Method, PoseScore
+    from stfm_ros.evaluate import ColourMethod, HomographyScore, Method, PoseScore
     from stfm_ros.pairs import Pair, PosedImages
 
 #: best and worst pairs that are drawn, each
@@ -60,6 +60,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
+    from stfm_ros.evaluate import WithDepth
+
     config = read_config(options)
     beside = _baselines(options.methods)
     solver = options.solver
@@ -72,18 +74,34 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
         matcher = load_matcher(config)
         screen.show(model_line(matcher))
         model = f"stfm {matcher.model_name}"
-        methods: dict[str, Method] = {model: matcher.match, **beside}
+        colour: dict[str, ColourMethod] = {model: matcher.match, **beside}
         any_turn = {f"{model}, search": partial(matcher.match, search=True)}
+        methods: dict[str, Method] = {**colour}
+        if matcher.takes_depth:
+            _check_depth(model, options.inputs, sources)
+            methods[model] = WithDepth(lambda rgb0, rgb1, d0, d1: matcher.match(rgb0, rgb1, depth0=d0, depth1=d1))
         for path, source in zip(options.inputs, sources):
             if source is None:
-                inputs.append(_homographies(path, {**any_turn, **methods}, screen))
+                inputs.append(_homographies(path, {**any_turn, **colour}, screen))
             else:
                 inputs.append(_poses(path, source, methods, solver, options, screen))
     record = {"model": about_model(matcher) | {"method": model}, "inputs": inputs}
     return Outcome(record, negative=any(_nothing(one, model) for one in inputs))
 
 
-def _baselines(names: str) -> dict[str, Method]:
+def _check_depth(model: str, paths: list[Path], sources: list[PosedImages | None]) -> None:
+    """Refuse inputs that lack what an RGB-D model sees."""
+    from stfm_ros.errors import DatasetError
+
+    for path, source in zip(paths, sources, strict=True):
+        if source is None or source.depth(0) is None:
+            raise DatasetError(
+                f"{path} holds no depth, which {model} needs (it is an RGB-D model): give a recording with depth "
+                "registered to the images (--depth-topic), or an RGB model"
+            )
+
+
+def _baselines(names: str) -> dict[str, ColourMethod]:
     from stfm_ros.baselines import BASELINES
     from stfm_ros.cli.command import UsageError
 
@@ -144,7 +162,7 @@ def _poses(
     }
 
 
-def _homographies(path: Path, methods: Mapping[str, Method], screen: Screen) -> dict[str, Any]:
+def _homographies(path: Path, methods: Mapping[str, ColourMethod], screen: Screen) -> dict[str, Any]:
     from stfm_ros.evaluate import evaluate_homographies
 
     scores = evaluate_homographies(methods, path)
@@ -212,8 +230,7 @@ def _show_homographies(screen: Screen, path: Path, scores: Mapping[str, Homograp
 
 def _draw(folder: Path, path: Path, pairs: list[Pair], score: PoseScore, method: Method) -> list[Path]:
     """The model's best and worst pairs; green is what agrees with the true motion."""
-    from stfm_ros.evaluate import EPIPOLAR_THRESHOLDS, epipolar_errors
-    from stfm_ros.geometry import normalise_points
+    from stfm_ros.evaluate import agreeing, match_pair
     from stfm_ros.picture_files import write_picture
     from stfm_ros.visualise import draw_matches
 
@@ -224,12 +241,8 @@ def _draw(folder: Path, path: Path, pairs: list[Pair], score: PoseScore, method:
     for rank, chosen in (("best", order[:count]), ("worst", order[::-1][:count])):
         for number, index in enumerate(chosen.tolist(), 1):
             pair, images = pairs[index], pairs[index].images
-            matches = method(*images)
-            rays = [
-                normalise_points(points, camera)
-                for points, camera in zip((matches.keypoints0, matches.keypoints1), pair.cameras)
-            ]
-            agree = epipolar_errors(rays[0], rays[1], pair.T_0to1) < EPIPOLAR_THRESHOLDS[-1]
+            matches = match_pair(method, pair)
+            agree = agreeing(pair, matches)
             error = f"{errors[index]:.1f} deg" if np.isfinite(errors[index]) else "no pose"
             about = f"{rank} {number}: images {pair.index0} and {pair.index1}, overlap {pair.overlap:.2f}, {error}"
             title = f"{about}; green fits the true motion"
@@ -248,7 +261,8 @@ COMMAND = Command(
         "translation, a failed pair infinite) and the share of matches below 1e-4 and 5e-4 of squared epipolar "
         "distance in normalised coordinates. With homographies: the share of matches within 1, 3 and 5 px (MMA) and "
         "the AUC of the corner error at 3, 5 and 10 px, "
-        "as one look and with the search over turns and zooms that stfm match uses."
+        "as one look and with the search over turns and zooms that stfm match uses. An RGB-D model (a teacher's "
+        ".safetensors) is given the recorded depth as well."
     ),
     example="stfm eval office.mcap --pairs 16 --pictures pictures",
     negative="the model solved no pair of an input",

@@ -32,7 +32,7 @@ class Runtime(Protocol):
     def spec(self) -> EngineSpec: ...
 
     def features(self, image: Float32Array) -> Any:
-        """(1, 3, height, width) in [0, 1] -> features of this image."""
+        """(1, spec.channels, height, width), colours in [0, 1] and depth in 10 m -> features of this image."""
 
     def pair(self, features0: Any, features1: Any) -> Rows:
         """Features of two images -> K rows."""
@@ -53,7 +53,7 @@ def _onnxruntime(model: Model, threads: int) -> Runtime:
 def _torch(model: Model, threads: int) -> Runtime:
     from stfm_ros.runtimes.torch_runtime import TorchRuntime
 
-    return TorchRuntime(model, threads)
+    return TorchRuntime.load(model, threads)
 
 
 #: name -> (module that must be importable, what makes the runtime)

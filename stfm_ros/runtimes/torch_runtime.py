@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
 from stfm_ros import __version__
+from stfm_ros.errors import WeightsError
 from stfm_ros.model.fuse import fuse
+from stfm_ros.model.network import StfmNet
 from stfm_ros.model.weights import load_network
 from stfm_ros.runtimes import Rows
 from stfm_ros.runtimes.store import Model
@@ -16,17 +20,38 @@ Features = tuple[Tensor, Tensor]
 
 
 class TorchRuntime:
-    """The network itself, fused for deployment."""
+    """The network itself, fused for deployment.
 
-    def __init__(self, model: Model, threads: int = 0) -> None:
+    Args:
+        network: of 3 or 4 channels; a copy is kept.
+        spec: its name, size and K; the channels are the network's.
+    """
+
+    def __init__(self, network: StfmNet, spec: EngineSpec) -> None:
+        self.spec = dataclasses.replace(spec, channels=network.config.in_channels)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._network = fuse(network).to(self._device)
+
+    @classmethod
+    def load(cls, model: Model, threads: int = 0) -> TorchRuntime:
+        """An exported folder's weights, or bare ones at 640x480.
+
+        Raises:
+            WeightsError: they are missing, damaged, or not what the folder's spec says.
+        """
         if threads:
             torch.set_num_threads(threads)
         network, digest = load_network(model.weights, model.spec.preset if model.spec else None)
-        self.spec = model.spec or EngineSpec(
-            model.path.stem, network.config.preset, 480, 640, 1024, "fp32", digest, made_with={"stfm_ros": __version__}
-        )
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._network = fuse(network).to(self._device)
+        spec = model.spec or EngineSpec(
+            model.path.stem, network.config.preset, 480, 640, 1024, "fp32", digest, made_with={"stfm_ros": __version__},
+            channels=network.config.in_channels,
+        )  # fmt: skip
+        if spec.channels != network.config.in_channels:
+            raise WeightsError(
+                f"{model.path} says {spec.channels} channels, its weights have {network.config.in_channels}: export "
+                "them again"
+            )
+        return cls(network, spec)
 
     @torch.inference_mode()
     def features(self, image: Float32Array) -> Features:
