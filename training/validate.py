@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,27 +33,83 @@ DIFFICULTY = 0.6
 ONE_SIGMA = 0.6827
 
 
-def measure(matcher: Matcher, source: Source, pairs: int, seed: int) -> tuple[FloatArray, int]:
-    """Every match whose truth is known.
+@dataclass(frozen=True)
+class TruthScore:
+    """A matcher on pairs with exact truth.
 
-    Returns:
-        (n, 4) float64: confidence, sigma, and error in x and y in pixels (infinite where the point
-        is known not to be seen in the other image); and how many grid points could have been matched.
+    Attributes:
+        source, pairs: what was measured on.
+        threshold: of confidence.
+        matches: whose truth is known, a pair.
+        right: share of them within RIGHT_PX.
+        found: share of the grid points with a partner that were matched right.
+        median_px: error of the right ones; None where there are none.
     """
-    rows, possible = [], 0
+
+    source: str
+    pairs: int
+    threshold: float
+    matches: float
+    right: float
+    found: float
+    median_px: float | None
+
+
+@dataclass(frozen=True)
+class Known:
+    """Every match of one matcher whose truth is known.
+
+    Attributes:
+        rows: (n, 4) float64: confidence, sigma, and error in x and y in pixels (infinite where the point is known not
+            to be seen in the other image).
+        possible: how many grid points could have been matched.
+    """
+
+    source: str
+    pairs: int
+    rows: FloatArray
+    possible: int
+
+    def score(self, threshold: float) -> TruthScore:
+        """The measures of the matches above a threshold."""
+        kept = self.rows[self.rows[:, 0] >= threshold]
+        error = np.hypot(kept[:, 2], kept[:, 3])
+        right = error < RIGHT_PX
+        return TruthScore(
+            self.source,
+            self.pairs,
+            threshold,
+            len(kept) / self.pairs,
+            float(right.sum() / max(len(kept), 1)),
+            float(right.sum() / max(self.possible, 1)),
+            float(np.median(error[right])) if right.any() else None,
+        )
+
+
+def measure(
+    matchers: Mapping[str, Matcher], source: Source, pairs: int, seed: int, difficulty: float = DIFFICULTY
+) -> dict[str, Known]:
+    """Every match whose truth is known, of several matchers of one size on the same pairs."""
+    height, width = next((matcher.height, matcher.width) for matcher in matchers.values())
+    assert all((matcher.height, matcher.width) == (height, width) for matcher in matchers.values())
+    rows: dict[str, list[FloatArray]] = {name: [] for name in matchers}
+    possible = 0
     for index in track(range(pairs), description=type(source).__name__, console=Console(stderr=True)):
         rng = np.random.default_rng([seed, index])
-        pair = source.pair(rng, DIFFICULTY, matcher.height, matcher.width)
-        image0, image1 = (augment(image, rng, 0.5 * rng.random()) for image in (pair.image0, pair.image1))
-        matches = matcher.match(image0, image1)
-        column, row = np.rint(matches.keypoints0.T / CELL).astype(int)
-        cell = row * (matcher.width // CELL) + column
-        state = pair.warp01.state[cell]
-        error = matches.keypoints1 - pair.warp01.points[cell]
-        error[state != MATCHED] = np.inf
-        rows.append(np.column_stack([matches.confidence, matches.sigma, error])[state != UNKNOWN])
+        pair = source.pair(rng, difficulty, height, width)
+        images = [augment(image, rng, 0.5 * rng.random()) for image in (pair.image0, pair.image1)]
         possible += int((pair.warp01.state == MATCHED).sum())
-    return np.concatenate(rows).astype(np.float64), possible
+        for name, matcher in matchers.items():
+            depths = (pair.depth0, pair.depth1) if matcher.takes_depth else (None, None)
+            matches = matcher.match(images[0], images[1], depth0=depths[0], depth1=depths[1])
+            column, row = np.rint(matches.keypoints0.T / CELL).astype(int)
+            cell = row * (width // CELL) + column
+            state = pair.warp01.state[cell]
+            error = (matches.keypoints1 - pair.warp01.points[cell]).astype(np.float64)
+            error[state != MATCHED] = np.inf
+            rows[name].append(np.column_stack([matches.confidence, matches.sigma, error])[state != UNKNOWN])
+    kind = type(source).__name__
+    return {name: Known(kind, pairs, np.concatenate(found), possible) for name, found in rows.items()}
 
 
 def sigma_factor(rows: FloatArray) -> float:
@@ -72,27 +130,17 @@ def main() -> None:
     matcher = Matcher.from_pretrained(MatcherConfig(model=options.model, threshold=min(THRESHOLDS)))
     held_back = Homographies(options.photos, validation=True)
     table = Table("pairs", "confidence >", "matches a pair", f"right (< {RIGHT_PX:g} px)", "found", "median px")
-    record: dict[str, object] = {"model": matcher.model_name, "weights": matcher.weights_hash, "rows": []}
-    every = []
+    every, figures = [], []
     for source in (held_back, Rendered(held_back.photos)):
-        rows, possible = measure(matcher, source, options.pairs, options.seed)
-        every.append(rows)
-        for threshold in THRESHOLDS:
-            kept = rows[rows[:, 0] >= threshold]
-            error = np.hypot(kept[:, 2], kept[:, 3])
-            right = error < RIGHT_PX
-            figures = {
-                "source": type(source).__name__,
-                "threshold": threshold,
-                "matches": len(kept) / options.pairs,
-                "precision": float(right.mean()),
-                "recall": float(right.sum() / possible),
-                "median_px": float(np.median(error[right])),
-            }
-            record["rows"].append(figures)  # type: ignore[attr-defined]
-            texts = (f"{figures['precision']:.3f}", f"{figures['recall']:.3f}", f"{figures['median_px']:.2f}")
-            table.add_row(type(source).__name__, f"{threshold:g}", f"{figures['matches']:.0f}", *texts)
-    record["sigma_scale"] = matcher.runtime.spec.sigma_scale * sigma_factor(np.concatenate(every))
+        known = measure({"model": matcher}, source, options.pairs, options.seed)["model"]
+        every.append(known.rows)
+        for score in map(known.score, THRESHOLDS):
+            figures.append(asdict(score))
+            median = "-" if score.median_px is None else f"{score.median_px:.2f}"
+            texts = (f"{score.matches:.0f}", f"{score.right:.3f}", f"{score.found:.3f}", median)
+            table.add_row(score.source, f"{score.threshold:g}", *texts)
+    scale = matcher.runtime.spec.sigma_scale * sigma_factor(np.concatenate(every))
+    record = {"model": matcher.model_name, "weights": matcher.weights_hash, "rows": figures, "sigma_scale": scale}
     Console(stderr=True).print(table)
     print(json.dumps(record))
 
