@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import cv2
 import numpy as np
@@ -47,7 +48,7 @@ class DepthSensor:
         step_per_m2: neighbouring values differ by this times z^2, m; 0 for none.
         baseline_m: from camera to projector, to the right; 0 without one. What the projector does not see has no
             depth.
-        steepest_deg: surfaces at a larger angle to the image plane, and edges, have no depth.
+        steepest_deg: surfaces at a larger angle of incidence, and edges, have no depth.
         mixes: edges give values in between instead of none.
         weakest: luma in 0..1 over z^2 under which too little light comes back; 0 for none.
         blobs: share of the image without depth in patches (shine, glass).
@@ -82,14 +83,14 @@ class DepthSensor:
         brought_over = rng.random() < (0.5 if flight else 0.3)
         cut = rng.uniform(0, 0.12, 4) * (rng.random(4) < 0.6) if brought_over else np.zeros(4)
         offset = rng.normal(0, 0.5, 2)
+        aligned = float(offset[0]), float(offset[1])
         margins = (float(cut[0]), float(cut[1]), float(cut[2]), float(cut[3]))
-        common = {
+        common: dict[str, Any] = {
             "blobs": float(rng.uniform(0, 0.12)) if rng.random() < 0.6 else 0.0,
             "dropout": float(rng.uniform(0, 0.02)),
             "lateral_px": float(rng.uniform(0.2, 1.0)),
             "lattice": float(rng.uniform(0.03, 0.15)) if brought_over and rng.random() < 0.4 else 0.0,
         }
-        aligned = (float(offset[0]), float(offset[1]))
         if flight:
             return cls(
                 near_m=float(rng.uniform(0.1, 0.5)),
@@ -133,8 +134,9 @@ class DepthSensor:
         inverse = np.divide(1, depth, out=np.zeros_like(depth), where=present)
         across = cv2.Sobel(inverse, cv2.CV_32F, 1, 0, scale=0.125 * focal_px)
         down = cv2.Sobel(inverse, cv2.CV_32F, 0, 1, scale=0.125 * focal_px)
-        # inverse depth is linear over a plane; its slope times z is the tangent of the angle to the image plane
-        slope = np.asarray(cv2.magnitude(across, down), np.float32) * depth
+        # inverse depth is linear over a plane; its slope times z is about the tangent of the angle of incidence
+        # (not cv2.magnitude: its last bit depends on where in memory an array lies)
+        slope = np.sqrt(across * across + down * down) * depth
         steepest = np.float32(np.tan(np.radians(self.steepest_deg)))
         steep = slope > steepest * np.exp(np.float32(0.25) * smooth)
         if self.mixes:
