@@ -175,7 +175,7 @@ def test_wrong_channels_and_sizes_are_refused():
         network.features(torch.rand(1, 4, 64, 96))
     with pytest.raises(ImageError, match="got 3 channels at 100x64; fit the image first"):
         network.features(torch.rand(1, 3, 64, 100))
-    with pytest.raises(ConfigError, match="there is no preset 'huge'; choose one of small, medium, paper"):
+    with pytest.raises(ConfigError, match="there is no preset 'huge'; choose one of tiny, small, medium, paper"):
         preset("huge")
 
 

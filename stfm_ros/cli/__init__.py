@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from stfm_ros import __version__
-from stfm_ros.cli import bench, demo, evaluation, import_rgbd, info, match, run
+from stfm_ros.cli import bench, convert_weights, demo, evaluation, import_rgbd, info, match, run
 from stfm_ros.cli.command import BROKEN, DONE, EXIT_CODES, INTERRUPTED, NEGATIVE, REFUSED, Screen, UsageError, to_json
 from stfm_ros.errors import StfmError
 
-COMMANDS = tuple(module.COMMAND for module in (demo, match, run, evaluation, import_rgbd, bench, info))
+COMMANDS = tuple(module.COMMAND for module in (demo, match, run, evaluation, import_rgbd, convert_weights, bench, info))
 
 
 class Parser(argparse.ArgumentParser):

@@ -91,6 +91,7 @@ class Backbone(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c2, c4, c8 = config.channels
+        self.align_corners = config.backbone == "resnet"
         if config.backbone == "resnet":
             self.stem: nn.Module = nn.Sequential(
                 nn.Conv2d(config.in_channels, c2, 7, 2, 3, bias=False), nn.BatchNorm2d(c2), nn.ReLU()
@@ -124,10 +125,9 @@ class Backbone(nn.Module):
         x2 = self.stage2(self.stem(image))
         x4 = self.stage4(x2)
         x8 = self.lateral8(self.stage8(x4))
-        x4 = self.merge4(self.lateral4(x4) + _upsample(self.top_down(x8), 2))
-        x2 = self.merge2(self.lateral2(x2) + _upsample(self.top_down2(x4), 2))
+        x4 = self.merge4(self.lateral4(x4) + self._upsample(self.top_down(x8)))
+        x2 = self.merge2(self.lateral2(x2) + self._upsample(self.top_down2(x4)))
         return x8, x2
 
-
-def _upsample(x: Tensor, factor: int) -> Tensor:
-    return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
+    def _upsample(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=self.align_corners)

@@ -53,12 +53,15 @@ def dual_softmax_terms(similarity: Tensor) -> tuple[Tensor, Tensor]:
     return row, col
 
 
-def inner_cells(height: int, width: int) -> Tensor:
-    """(height * width,) bool: cells whose fine window lies inside the map (not the first row and
-    column, for windows of up to 7 on the 1/2 map)."""
-    mask = torch.ones(height, width, dtype=torch.bool)
-    mask[0] = False
-    mask[:, 0] = False
+def inner_cells(height: int, width: int, border: int = 0) -> Tensor:
+    """(height * width,) bool: cells that may match, ``border`` cells away from every side.
+
+    In any case their fine window lies inside the map, which leaves out the first row and column (for
+    windows of up to 7 on the 1/2 map).
+    """
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    first = max(border, 1)
+    mask[first : height - border, first : width - border] = True
     return mask.flatten()
 
 

@@ -15,6 +15,7 @@ class FineStage(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.window = config.window
+        self.zeros_outside = config.window_padding == "zeros"
         self.d = config.d_fine
         self.project = nn.Linear(config.d_coarse, config.d_fine)
         self.merge = nn.Linear(2 * config.d_fine, config.d_fine)
@@ -37,17 +38,20 @@ class FineStage(nn.Module):
             width_c: columns of the coarse grid.
 
         Returns:
-            (m, window^2, d_fine). Tokens beyond the border repeat the nearest ones inside.
+            (m, window^2, d_fine). Beyond the border: the nearest token inside, or zeros before the coarse
+            feature is merged in (``window_padding``).
         """
         batch, d, height, width = feat_f.shape
         tokens = feat_f.permute(0, 2, 3, 1).reshape(batch * height * width, d)
         centre_y = torch.div(ids, width_c, rounding_mode="floor") * 4
         centre_x = (ids % width_c) * 4
         offset = self.grid.long()
-        y = (centre_y[:, None] + offset[None, :, 1]).clamp(0, height - 1)
-        x = (centre_x[:, None] + offset[None, :, 0]).clamp(0, width - 1)
+        wanted_y, wanted_x = centre_y[:, None] + offset[None, :, 1], centre_x[:, None] + offset[None, :, 0]
+        y, x = wanted_y.clamp(0, height - 1), wanted_x.clamp(0, width - 1)
         index = (b_ids[:, None] * height + y) * width + x
         fine = tokens.index_select(0, index.flatten()).view(-1, self.window**2, d)
+        if self.zeros_outside:
+            fine = fine * ((y == wanted_y) & (x == wanted_x))[:, :, None]
         cells = feat_c.reshape(-1, feat_c.shape[2]).index_select(0, b_ids * feat_c.shape[1] + ids)
         coarse = self.project(cells)[:, None].expand_as(fine)
         merged: Tensor = self.merge(torch.cat([fine, coarse], dim=2))

@@ -15,6 +15,10 @@ from stfm_ros.model.position import sine_encoding
 from stfm_ros.model.presets import ModelConfig
 from stfm_ros.model.transformer import CoarseTransformer
 
+#: of R, G and B in [0, 1]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+
 
 class PairRows(NamedTuple):
     """K rows of one or more pairs, best first; rows without a match have confidence 0."""
@@ -55,12 +59,11 @@ class StfmNet(nn.Module):
                 f"the network takes {self.config.in_channels} channels and sizes that are multiples of {stride}, "
                 f"got {channels} channels at {width}x{height}; fit the image first (stfm_ros.images.fit)"
             )
-        rgb = image[:, :3]
-        deviation = rgb - rgb.mean((2, 3), keepdim=True)
-        rgb = deviation / (deviation.square().mean((2, 3), keepdim=True) + 1e-4).sqrt()
+        rgb = normalise(image[:, :3], self.config.normalisation)
         coarse, fine = self.backbone(torch.cat([rgb, image[:, 3:]], 1) if channels > 3 else rgb)
         if self.config.attention == "linear":
-            coarse = coarse + sine_encoding(coarse.shape[1], coarse.shape[2], coarse.shape[3]).to(coarse)
+            encoding = sine_encoding(*coarse.shape[1:], published_slip=self.config.sine_slip)
+            coarse = coarse + encoding.to(coarse)
         return coarse, fine
 
     def pair(self, coarse0: Tensor, fine0: Tensor, coarse1: Tensor, fine1: Tensor, k: int) -> PairRows:
@@ -69,8 +72,8 @@ class StfmNet(nn.Module):
         height1, width1 = coarse1.shape[2:]
         feat_c0, feat_c1 = self.transformer(coarse0, coarse1)
         similarity = self.head(feat_c0, feat_c1)
-        inner0 = inner_cells(height, width).to(similarity.device)
-        inner1 = inner_cells(height1, width1).to(similarity.device)
+        inner0 = inner_cells(height, width, self.config.border).to(similarity.device)
+        inner1 = inner_cells(height1, width1, self.config.border).to(similarity.device)
         conf, i_ids, j_ids = select_matches(similarity, inner0, inner1, k)
         batch = conf.shape[0]
         b_ids = torch.arange(batch, device=conf.device).repeat_interleave(k)
@@ -102,6 +105,17 @@ class StfmNet(nn.Module):
     def forward(self, image0: Tensor, image1: Tensor, k: int = 1024) -> PairRows:
         """Two images (B, C, H, W) -> K rows."""
         return self.pair(*self.features(image0), *self.features(image1), k)
+
+
+def normalise(rgb: Tensor, how: str) -> Tensor:
+    """RGB (B, 3, H, W) in [0, 1] as the backbone takes it; see ``ModelConfig.normalisation``."""
+    if how == "none":
+        return rgb
+    if how == "imagenet":
+        mean, deviation = (torch.tensor(x).to(rgb).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+        return (rgb - mean) / deviation
+    centred = rgb - rgb.mean((2, 3), keepdim=True)
+    return centred / (centred.square().mean((2, 3), keepdim=True) + 1e-4).sqrt()
 
 
 def grid_points(ids: Tensor, width: int) -> Tensor:
