@@ -5,6 +5,7 @@ World: z up, metres, the floor at z = 0. Sizes are those of real things.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -78,25 +79,33 @@ class Builder:
         """A map from (a, b, 1) of a face to texels: a part of a photograph, or tiles of ``tile_m`` metres."""
         width, height = texture.size
         rng = self.rng
-        flip = np.diag([1.0 if rng.random() < 0.5 else -1.0, 1.0, 1.0])
-        flip[0, 2] = 0.0 if flip[0, 0] > 0 else 1.0
+        # many faces are made and few are seen: plain numbers, one matrix
+        flip, shift = (1.0, 0.0) if rng.random() < 0.5 else (-1.0, 1.0)
         if texture.tiled:
-            tile = tile_m or float(rng.uniform(0.3, 1.5))
-            per_m = width / tile
-            angle = float(rng.choice([0, 0, 0, np.pi / 2, rng.uniform(0, 2 * np.pi)]))
-            c, s = np.cos(angle) * per_m, np.sin(angle) * per_m
-            shift = rng.uniform(0, width, 2)
-            turn = np.array([[c, -s, shift[0]], [s, c, shift[1]], [0, 0, 1.0]])
-            return np.asarray(turn @ np.diag([width_m, -height_m, 1.0]) @ flip)
-        share = rng.uniform(0.55, 1.0)
+            per_m = width / (tile_m or float(rng.uniform(0.3, 1.5)))
+            chance = rng.random()
+            angle = 0.0 if chance < 0.6 else np.pi / 2 if chance < 0.8 else float(rng.uniform(0, 2 * np.pi))
+            c, s = math.cos(angle) * per_m, math.sin(angle) * per_m
+            x, y = width * rng.random(), width * rng.random()
+            return np.array(
+                [
+                    [c * width_m * flip, s * height_m, c * width_m * shift + x],
+                    [s * width_m * flip, -c * height_m, s * width_m * shift + y],
+                    [0, 0, 1.0],
+                ]
+            )
+        share = float(rng.uniform(0.55, 1.0))
         aspect = (width_m / max(height_m, 1e-6)) / (width / height)
         w, h = (share, share / aspect) if aspect > 1 else (share * aspect, share)
         w, h = max(w, 0.12), max(h, 0.12)
-        x, y = rng.uniform(0, 1 - w), rng.uniform(0, 1 - h)
-        part = np.array(
-            [[w * (width - 1), 0, x * (width - 1)], [0, -h * (height - 1), (y + h) * (height - 1)], [0, 0, 1.0]]
+        x, y = (1 - w) * rng.random(), (1 - h) * rng.random()
+        return np.array(
+            [
+                [w * (width - 1) * flip, 0, (w * shift + x) * (width - 1)],
+                [0, -h * (height - 1), (y + h) * (height - 1)],
+                [0, 0, 1.0],
+            ]
         )
-        return np.asarray(part @ flip)
 
     # -- primitives -------------------------------------------------------------------------------------------
 
@@ -115,10 +124,10 @@ class Builder:
         """Add one face; u points to the right and v up as seen from its front."""
         origin, u, v = (np.asarray(x, np.float64) for x in (origin, u, v))
         if to_texel is None:
-            if texture.alpha is not None:
+            if texture.has_holes:
                 to_texel = np.diag([texture.size[0], texture.size[1], 1.0])
             else:
-                to_texel = self.fit(texture, float(np.linalg.norm(u)), float(np.linalg.norm(v)), tile_m)
+                to_texel = self.fit(texture, math.hypot(*u), math.hypot(*v), tile_m)
         self.faces.append(Face(origin, u, v, texture, to_texel, round, two_sided))
 
     def box(
@@ -336,7 +345,7 @@ class Builder:
     def foliage(self, base: FloatArray, width: float, height: float) -> None:
         """Faces with holes that cross each other."""
         rng = self.rng
-        texture = leaves(rng, self.photograph().image if rng.random() < 0.6 else procedural(rng, ("cloudy",)).image)
+        texture = leaves(rng, self.photograph() if rng.random() < 0.6 else procedural(rng, ("cloudy",)))
         for _ in range(int(rng.integers(2, 5))):
             yaw, lean = rng.uniform(0, np.pi), rng.normal(0, 0.3)
             u = np.array([np.cos(yaw), np.sin(yaw), 0]) * width

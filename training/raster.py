@@ -175,7 +175,7 @@ class Raster:
         else:
             mask &= np.minimum(a, w - a) >= 0
             mask &= np.minimum(b, w - b) >= 0
-        if face.texture.alpha is not None:
+        if face.texture.has_holes:
             G = self._to_texel[i] @ h @ _shift(x0, y0)
             alpha = cv2.warpPerspective(
                 face.texture.alpha, G, (int(x1 - x0), int(y1 - y0)), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
@@ -246,39 +246,40 @@ class Raster:
         return np.asarray(cv2.multiply(image, lit, dtype=cv2.CV_8U), np.uint8)
 
     def _texture_face(self, image: ByteArray, seen: _Visibility, i: int) -> None:
-        x0, y0, x1, y1 = seen.boxes[i]
-        mask = seen.ids[y0:y1, x0:x1] == i + 1
+        x0, y0, x1, y1 = (int(edge) for edge in seen.boxes[i])
+        mask = (seen.ids[y0:y1, x0:x1] == i + 1).view(np.uint8)
+        left, above, wide, high = cv2.boundingRect(mask)  # most of a large face is hidden
+        x0, y0 = x0 + left, y0 + above
+        mask = mask[above : above + high, left : left + wide]
+        w = seen.w[y0 : y0 + high, x0 : x0 + wide]
         texture = self.faces[i].texture
         G = self._to_texel[i] @ seen.homographies[i]
         # the area of a pixel's footprint in texels is |det G| / w^3
         constant = 0.5 * np.log2(max(abs(np.linalg.det(G)), 1e-30)) + LEVEL_BIAS
-        w = seen.w[y0:y1, x0:x1]
-        low, high, _, _ = cv2.minMaxLoc(w, mask.view(np.uint8))
+        lowest, highest, _, _ = cv2.minMaxLoc(w, mask)
         top = len(texture.levels) - 1
-        finest, coarsest = (int(np.clip(round(constant - 1.5 * np.log2(edge)), 0, top)) for edge in (high, low))
+        finest, coarsest = (int(np.clip(round(constant - 1.5 * np.log2(edge)), 0, top)) for edge in (highest, lowest))
         for level in range(finest, coarsest + 1):
-            part = mask
-            rows = slice(int(y0), int(y1))
+            part, start, stop = mask, 0, high
             if finest != coarsest:
                 upper = np.inf if level == finest else 2 ** ((constant - level + 0.5) / 1.5)
                 lower = 0.0 if level == coarsest else 2 ** ((constant - level - 0.5) / 1.5)
-                part = mask & (w <= upper) & (w > lower)
-                used = np.nonzero(part.any(1))[0]
-                if not len(used):
+                part = mask & ((w <= upper) & (w > lower)).view(np.uint8)
+                _, start, _, rows = cv2.boundingRect(part)
+                if not rows:
                     continue
-                rows = slice(int(y0 + used[0]), int(y0 + used[-1] + 1))
-                part = part[used[0] : used[-1] + 1]
+                stop = start + rows
             scale = np.diag([0.5**level, 0.5**level, 1.0])
             patch = cv2.warpPerspective(
                 texture.levels[level],
-                scale @ G @ _shift(x0, rows.start),
-                (int(x1 - x0), rows.stop - rows.start),
+                scale @ G @ _shift(x0, y0 + start),
+                (wide, stop - start),
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                 borderMode=texture.border,
             )
-            if self.detail is not None and level == 0 and constant - 1.5 * np.log2(high) < DETAIL_BELOW:
-                self._add_grain(patch, seen, i, int(x0), int(rows.start), float(high))
-            cv2.copyTo(patch, np.ascontiguousarray(part).view(np.uint8), image[rows, x0:x1])
+            if self.detail is not None and level == 0 and constant - 1.5 * np.log2(highest) < DETAIL_BELOW:
+                self._add_grain(patch, seen, i, x0, y0 + start, highest)
+            cv2.copyTo(patch, np.ascontiguousarray(part[start:stop]), image[y0 + start : y0 + stop, x0 : x0 + wide])
 
     def _add_grain(self, patch: Any, seen: _Visibility, i: int, x: int, y: int, w: float) -> None:
         """Multiply a magnified patch by the grain that lies on its surface."""

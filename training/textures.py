@@ -7,7 +7,6 @@ keeps even texels in place), so a point of a surface stays where it is at every 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 import cv2
@@ -21,29 +20,52 @@ Generator = np.random.Generator
 LEVELS = 8
 
 
-@dataclass(frozen=True, eq=False)
 class Texture:
     """An image with its pyramid.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB.
         tiled: repeat it without end (else its border is repeated); sizes are then powers of two.
-        alpha: (H, W) uint8, 0 where the surface has a hole; None for a closed one.
+        size: (width, height) of level 0.
+        has_holes: whether there is an :attr:`alpha`.
     """
 
-    image: ByteArray
-    tiled: bool = False
-    alpha: ByteArray | None = None
+    def __init__(self, image: ByteArray, tiled: bool = False) -> None:
+        """``image``: (H, W, 3) uint8 RGB."""
+        self._paint: Callable[[], ByteArray] = lambda: image
+        self.size = image.shape[1], image.shape[0]
+        self.tiled, self.has_holes = tiled, False
+
+    @classmethod
+    def painted(
+        cls, paint: Callable[[], ByteArray], side: int, *, tiled: bool = False, has_holes: bool = False
+    ) -> Texture:
+        """A texture that ``paint`` makes when it is first looked at: most of a scene's are in no view.
+
+        ``paint`` gives (side, side, 3) uint8 RGB, or with a fourth channel, the alpha, where it has holes. It must not
+        take from a generator that somebody else takes from.
+        """
+        texture = cls.__new__(cls)
+        texture._paint, texture.size, texture.tiled, texture.has_holes = paint, (side, side), tiled, has_holes
+        return texture
 
     @property
     def border(self) -> int:
         """OpenCV's border mode for coordinates outside the image."""
         return cv2.BORDER_WRAP if self.tiled else cv2.BORDER_REPLICATE
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) of level 0."""
-        return self.image.shape[1], self.image.shape[0]
+    @cached_property
+    def _painting(self) -> ByteArray:
+        return self._paint()
+
+    @cached_property
+    def image(self) -> ByteArray:
+        """(H, W, 3) uint8 RGB."""
+        return np.ascontiguousarray(self._painting[..., :3])
+
+    @cached_property
+    def alpha(self) -> ByteArray:
+        """(H, W) uint8, 0 where the surface has a hole."""
+        return np.ascontiguousarray(self._painting[..., 3]) if self.has_holes else np.ones(self.size[::-1], np.uint8)
 
     @cached_property
     def levels(self) -> list[ByteArray]:
@@ -52,6 +74,11 @@ class Texture:
         while len(levels) < LEVELS and min(levels[-1].shape[:2]) > 4:
             levels.append(np.asarray(cv2.pyrDown(levels[-1]), np.uint8))
         return levels
+
+
+def _own(rng: Generator) -> Generator:
+    """A generator for somebody who may or may not use it."""
+    return np.random.default_rng(int(rng.integers(2**63)))
 
 
 def random_colour(rng: Generator, saturation: float = 0.6) -> NDArray[np.float32]:
@@ -93,11 +120,21 @@ def _to_bytes(image: NDArray[np.float32]) -> ByteArray:
     return np.asarray(cv2.convertScaleAbs(np.maximum(image, 0)), np.uint8)
 
 
+def _mixed(first: NDArray[np.float32], second: NDArray[np.float32], share: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(H, W, 3) image of colour ``second`` with a share (H, W) of ``first``; plane by plane, which is faster."""
+    return np.asarray(cv2.merge([b + (a - b) * share for a, b in zip(first, second)]), np.float32)
+
+
+def _scaled(image: NDArray[np.float32], factor: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(H, W, 3) times (H, W)."""
+    return np.asarray(cv2.multiply(image, cv2.merge([factor] * 3)), np.float32)
+
+
 def _grain(rng: Generator, image: NDArray[np.float32], strength: float) -> NDArray[np.float32]:
     """Unevenness that no real surface lacks: dirt, grain, paint."""
     size = image.shape[0]
     noise = value_noise(rng, size, int(2 ** rng.integers(2, 5)), 5, rng.uniform(0.5, 0.9))
-    return np.asarray(image * (1 + strength * noise[..., None]), np.float32)
+    return _scaled(image, 1 + np.float32(strength) * noise)
 
 
 def plain(rng: Generator, size: int) -> ByteArray:
@@ -110,11 +147,10 @@ def cloudy(rng: Generator, size: int) -> ByteArray:
     """Two or three colours mixed by fractal noise: stone, gravel, carpet, grass."""
     first, second, third = (random_colour(rng) for _ in range(3))
     noise = value_noise(rng, size, int(2 ** rng.integers(2, 6)), 6, rng.uniform(0.45, 0.95))
-    mix = (0.5 + 0.35 * noise)[..., None].clip(0, 1)
-    image = first * mix + second * (1 - mix)
+    image = _mixed(first, second, (0.5 + 0.35 * noise).clip(0, 1))
     if rng.random() < 0.5:
-        spots = (value_noise(rng, size, int(2 ** rng.integers(3, 7)), 3) > rng.uniform(0.6, 1.6))[..., None]
-        image = np.where(spots, third, image)
+        spots = value_noise(rng, size, int(2 ** rng.integers(3, 7)), 3) > rng.uniform(0.6, 1.6)
+        image[spots] = third
     return _to_bytes(np.asarray(image, np.float32))
 
 
@@ -125,11 +161,11 @@ def wood(rng: Generator, size: int) -> ByteArray:
     noise = np.asarray(cv2.resize(noise[: size // stretch], (size, size), interpolation=cv2.INTER_CUBIC), np.float32)
     noise = noise + 0.4 * np.sin(noise * rng.uniform(4, 14))
     base = np.array([rng.uniform(90, 220), rng.uniform(60, 160), rng.uniform(30, 110)], np.float32)
-    image = base * (1 + rng.uniform(0.06, 0.2) * noise[..., None])
+    image = _mixed(base, np.zeros(3, np.float32), 1 + np.float32(rng.uniform(0.06, 0.2)) * noise)
     if rng.random() < 0.6:
         width = size // int(2 ** rng.integers(2, 5))
         tone = rng.uniform(0.75, 1.2, size // width).astype(np.float32)
-        image = image * np.repeat(tone, width)[None, :, None]
+        image = _scaled(image, np.tile(np.repeat(tone, width), (size, 1)))
         image[:, ::width] *= 0.45
     return _to_bytes(np.asarray(image, np.float32))
 
@@ -175,8 +211,8 @@ def checkers(rng: Generator, size: int) -> ByteArray:
     """A chess board."""
     cells = int(2 ** rng.integers(1, 5))
     board = (np.add.outer(np.arange(cells), np.arange(cells)) % 2).repeat(size // cells, 0).repeat(size // cells, 1)
-    image = np.where(board[..., None] == 0, random_colour(rng), random_colour(rng))
-    return _to_bytes(_grain(rng, np.asarray(image, np.float32), rng.uniform(0.02, 0.15)))
+    image = np.stack([random_colour(rng), random_colour(rng)])[board]
+    return _to_bytes(_grain(rng, image, rng.uniform(0.02, 0.15)))
 
 
 def patches(rng: Generator, size: int) -> ByteArray:
@@ -257,7 +293,8 @@ PROCEDURAL: dict[str, Callable[[Generator, int], ByteArray]] = {
 
 def procedural(rng: Generator, kinds: tuple[str, ...] = tuple(PROCEDURAL), size: int = 256) -> Texture:
     """A tiled procedural texture of one of ``kinds``; ``size`` is a power of two."""
-    return Texture(PROCEDURAL[str(rng.choice(kinds))](rng, size), tiled=True)
+    paint, own = PROCEDURAL[kinds[int(rng.integers(len(kinds)))]], _own(rng)
+    return Texture.painted(lambda: paint(own, size), size, tiled=True)
 
 
 def crop(rng: Generator, photograph: ByteArray, smallest: float = 0.4) -> ByteArray:
@@ -273,22 +310,37 @@ def crop(rng: Generator, photograph: ByteArray, smallest: float = 0.4) -> ByteAr
 
 def mirrored(rng: Generator, photograph: ByteArray, size: int = 512) -> Texture:
     """A part of a photograph and its mirror images, which tile without a seam."""
-    part = cv2.resize(crop(rng, photograph, 0.3), (size // 2, size // 2), interpolation=cv2.INTER_AREA)
-    half = np.concatenate([part, part[:, ::-1]], 1)
-    return Texture(np.ascontiguousarray(np.concatenate([half, half[::-1]], 0)), tiled=True)
+    own = _own(rng)
+
+    def paint() -> ByteArray:
+        part = cv2.resize(crop(own, photograph, 0.3), (size // 2, size // 2), interpolation=cv2.INTER_AREA)
+        half = np.concatenate([part, part[:, ::-1]], 1)
+        return np.ascontiguousarray(np.concatenate([half, half[::-1]], 0))
+
+    return Texture.painted(paint, size, tiled=True)
 
 
 def detail(rng: Generator) -> Texture:
     """Grain for surfaces seen from close by, where a photograph has no texels left; 128 changes nothing."""
-    noise = value_noise(rng, 256, 16, 5, 0.85)
-    grey = np.asarray((128 * (1 + rng.uniform(0.02, 0.11) * noise)).clip(0, 255), np.uint8)
-    return Texture(np.asarray(cv2.merge([grey] * 3), np.uint8), tiled=True)
+    own = _own(rng)
+
+    def paint() -> ByteArray:
+        noise = value_noise(own, 256, 16, 5, 0.85)
+        grey = np.asarray((128 * (1 + own.uniform(0.02, 0.11) * noise)).clip(0, 255), np.uint8)
+        return np.asarray(cv2.merge([grey] * 3), np.uint8)
+
+    return Texture.painted(paint, 256, tiled=True)
 
 
-def leaves(rng: Generator, base: ByteArray) -> Texture:
+def leaves(rng: Generator, base: Texture) -> Texture:
     """A texture with holes: foliage, lattice, torn edges."""
-    image = np.asarray(cv2.resize(base, (256, 256), interpolation=cv2.INTER_AREA), np.uint8)
-    noise = value_noise(rng, 256, int(2 ** rng.integers(3, 6)), 3)
-    y, x = np.mgrid[-1:1:256j, -1:1:256j]
-    alpha = (noise + 1.2 * (1 - 1.6 * (x * x + y * y))) > 0
-    return Texture(image, alpha=np.asarray(alpha, np.uint8))
+    own = _own(rng)
+
+    def paint() -> ByteArray:
+        image = cv2.resize(base.image, (256, 256), interpolation=cv2.INTER_AREA)
+        noise = value_noise(own, 256, int(2 ** own.integers(3, 6)), 3)
+        y, x = np.mgrid[-1:1:256j, -1:1:256j]
+        alpha = (noise + 1.2 * (1 - 1.6 * (x * x + y * y))) > 0
+        return np.asarray(np.dstack([image, alpha.astype(np.uint8)]), np.uint8)
+
+    return Texture.painted(paint, 256, has_holes=True)
