@@ -12,7 +12,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from stfm_ros.errors import ConfigError
 
@@ -162,13 +162,13 @@ class Setting:
 
 
 def settings(cls: type, prefix: str = "") -> Iterator[Setting]:
-    """The leaves of a config class, in order, with dotted names."""
+    """The leaves of a config class, in order, with dotted names; lists of records are not among them."""
     hints = get_type_hints(cls)
     for item in dataclasses.fields(cls):
         name = prefix + item.name
         if dataclasses.is_dataclass(hints[item.name]):
             yield from settings(hints[item.name], name + ".")
-        else:
+        elif _record(hints[item.name]) is None:
             yield Setting(name, hints[item.name], item.default, item.metadata["option"])  # type: ignore[arg-type]
 
 
@@ -177,34 +177,57 @@ def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:
 
     Args:
         cls: one of the config dataclasses.
-        values: e.g. ``{"matcher": {"threshold": 0.3}}`` or ``{"matcher.threshold": 0.3}``.
+        values: e.g. ``{"matcher": {"threshold": 0.3}}`` or ``{"matcher.threshold": 0.3}``. A field that is a
+            tuple of dataclasses takes a list of mappings.
 
     Raises:
         ConfigError: lists every unknown name, wrong type and value out of range at once.
     """
+    faults: list[str] = []
+    built = _from_mapping(cls, values, "", faults)
+    if faults:
+        raise ConfigError("\n".join(["the configuration has faults:"] + [f"  {fault}" for fault in faults]))
+    return built
+
+
+def _from_mapping(cls: type[C], values: Mapping[str, Any], where: str, faults: list[str]) -> C:
     flat: dict[str, Any] = dict(_flatten(values))
     known = {setting.name: setting for setting in settings(cls)}
-    faults = []
-    accepted: dict[str, Scalar] = {}
+    accepted: dict[str, Any] = {}
+    for field_name, hint in get_type_hints(cls).items():
+        record = _record(hint)
+        if record is not None and field_name in flat:
+            accepted[field_name] = _records(record, flat.pop(field_name), where + field_name, faults)
     for name, value in flat.items():
         setting = known.get(name)
         if setting is None:
             close = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-            faults.append(f"{name}: unknown setting; {hint}")
+            faults.append(f"{where}{name}: unknown setting; {hint}")
             continue
         if setting.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, (bool, int, float, str)) or type(value) is not setting.type:
-            faults.append(f"{name}: expected {setting.type.__name__}, got {type(value).__name__} {value!r}")
+            faults.append(f"{where}{name}: expected {setting.type.__name__}, got {type(value).__name__} {value!r}")
             continue
         fault = setting.about.fault(value)
         if fault:
-            faults.append(f"{name}: {fault}")
+            faults.append(f"{where}{name}: {fault}")
         accepted[name] = value
-    if faults:
-        raise ConfigError("\n".join(["the configuration has faults:"] + [f"  {fault}" for fault in faults]))
     return _build(cls, accepted)
+
+
+def _record(hint: Any) -> type | None:
+    """C where the hint is ``tuple[C, ...]`` of a dataclass C."""
+    item = next(iter(get_args(hint)), None)
+    return item if isinstance(item, type) and dataclasses.is_dataclass(item) else None
+
+
+def _records(cls: type[C], value: Any, where: str, faults: list[str]) -> tuple[C, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        faults.append(f"{where}: expected a list of mappings, got {value!r}")
+        return ()
+    return tuple(_from_mapping(cls, item, f"{where}[{i}].", faults) for i, item in enumerate(value))
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -215,7 +238,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", value
 
 
-def _build(cls: type[C], flat: Mapping[str, Scalar], prefix: str = "") -> C:
+def _build(cls: type[C], flat: Mapping[str, Any], prefix: str = "") -> C:
     hints = get_type_hints(cls)
     arguments: dict[str, Any] = {}
     for item in dataclasses.fields(cls):  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ StfmError
 |-- BagError             a recording cannot be read, or lacks what was asked for
 |-- DatasetError         a folder of images, depth and poses is not laid out as documented
 |-- WeightsError         weights are missing, damaged, or belong to another preset
+|-- TrainingError        a training run cannot begin or go on
 |-- RuntimeNotAvailable  the inference runtime that was asked for cannot be had
 `-- RosNotAvailable      ROS 2, or this package's messages, cannot be imported
 """
@@ -38,6 +39,10 @@ class DatasetError(StfmError):
 
 class WeightsError(StfmError):
     """Weights are missing, damaged, or belong to another preset."""
+
+
+class TrainingError(StfmError):
+    """A training run cannot begin or go on."""
 
 
 class RuntimeNotAvailable(StfmError):

@@ -5,11 +5,15 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pytest
+
 # rclpy stores a wrong type silently unless this is set when the message classes are imported
 os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
 
-# A robot has no torch, and `colcon test` has to pass there.
-_NEEDS_TORCH = re.compile(r"^(import|from) (torch|stfm_ros\.model)\b", re.M)
+# A robot has no torch and trains nothing, and `colcon test` has to pass there.
+_NEEDS_TORCH = re.compile(r"^(import|from) (torch|stfm_ros\.model|stfm_training)\b", re.M)
 collect_ignore = (
     []
     if find_spec("torch")
@@ -24,3 +28,17 @@ collect_ignore = (
 def pytest_report_header() -> str:
     """Say what is left out."""
     return f"without torch: {', '.join(collect_ignore)} left out" if collect_ignore else "with torch"
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory) -> Path:
+    """A folder of 17 pictures with structure at several scales."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(17):
+        noise = sum(
+            cv2.resize(rng.random((n, n, 3), np.float32), (400, 300), interpolation=cv2.INTER_CUBIC)
+            for n in (8, 24, 70)
+        )
+        cv2.imwrite(str(folder / f"{i:02d}.png"), (noise / 3 * 255).clip(0, 255).astype(np.uint8))
+    return folder

@@ -1,19 +1,19 @@
-"""Ground truth on the coarse grid, the losses, and that training on them learns."""
+"""Ground truth on the coarse grid."""
 
+import cv2
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stfm_training.batches import Batches, Size
-from stfm_training.losses import FineLoss, FocalCoarseLoss, _DualLogSumExp
-from stfm_training.sources.homographies import Homographies
-from stfm_training.sources.pair import Pair
+from stfm_ros.geometry import normalise_points, project_points
+from stfm_ros.types import Camera
+from stfm_training.sources.pair import similarity_transform
 from stfm_training.supervision import (
     MATCHED,
     UNKNOWN,
     UNMATCHED,
+    View,
     grid,
     mutual_cells,
     warp_by_depth,
@@ -21,6 +21,15 @@ from stfm_training.supervision import (
 )
 
 K = np.array([[80.0, 0, 47.5], [0, 80.0, 31.5], [0, 0, 1]])
+VIEW = View(Camera(96, 64, K))
+LENSES = {
+    "none": Camera(96, 64, K),
+    "plumb_bob": Camera(96, 64, K, "plumb_bob", np.array([-0.28, 0.08, 1e-3, -8e-4, 0.0])),
+    "rational_polynomial": Camera(
+        96, 64, K, "rational_polynomial", np.array([0.4, -0.15, 5e-4, -4e-4, 0.02, 0.75, -0.1, 0.05])
+    ),
+    "equidistant": Camera(96, 64, K, "equidistant", np.array([0.02, -0.01, 0.004, -0.001])),
+}
 
 
 def shifted(x: float, z: float = 2.0) -> np.ndarray:
@@ -31,8 +40,8 @@ def shifted(x: float, z: float = 2.0) -> np.ndarray:
 
 def test_a_plane_seen_from_the_side_shifts_by_whole_cells():
     depth = np.full((64, 96), 2.0, np.float32)
-    warp01 = warp_by_depth(depth, K, depth, K, shifted(16.0))
-    warp10 = warp_by_depth(depth, K, depth, K, shifted(-16.0))
+    warp01 = warp_by_depth(depth, VIEW, depth, VIEW, shifted(16.0))
+    warp10 = warp_by_depth(depth, VIEW, depth, VIEW, shifted(-16.0))
     inside = grid(64, 96)[:, 0] + 16 < 95.5
     assert (warp01.state[inside] == MATCHED).all()
     assert (warp01.state[~inside] == UNMATCHED).all()
@@ -47,9 +56,9 @@ def test_a_hidden_point_is_unmatched_and_missing_depth_is_unknown():
     near[:, 48:] = 1.0
     hole = far.copy()
     hole[:32] = 0
-    state = warp_by_depth(far, K, near, K, np.eye(4)).state.reshape(8, 12)
+    state = warp_by_depth(far, VIEW, near, VIEW, np.eye(4)).state.reshape(8, 12)
     assert (state[:, :6] == MATCHED).all() and (state[:, 6:] == UNMATCHED).all()
-    state = warp_by_depth(hole, K, far, K, np.eye(4)).state.reshape(8, 12)
+    state = warp_by_depth(hole, VIEW, far, VIEW, np.eye(4)).state.reshape(8, 12)
     assert (state[:4] == UNKNOWN).all() and (state[4:] == MATCHED).all()
 
 
@@ -69,120 +78,70 @@ def test_mutual_cells_of_a_homography_are_mutual(angle, zoom, dx, dy):
     assert (np.abs(warp01.points[matched] - target) <= 4.0 + 1e-3).all()
 
 
-def test_dual_log_sum_exp_has_the_gradient_of_torch():
-    similarity = (torch.randn(2, 20, 15, dtype=torch.float64) * 10).requires_grad_()
-    gradients = []
-    for row, col in (_DualLogSumExp.apply(similarity), (similarity.logsumexp(2), similarity.logsumexp(1))):
-        gradients += torch.autograd.grad((row**2).sum() + (3 * col).sum(), similarity)
-    torch.testing.assert_close(*gradients)
+# ---- distorted cameras, crops and turns
 
 
-def test_coarse_loss_is_small_for_the_truth_and_large_for_another():
-    truth = torch.full((1, 6, 6), -20.0)
-    truth[0, range(5), range(5)] = 20.0
-    cells = torch.tensor([[0, 1, 2, 3, 4, -1]])
-    unmatched = torch.tensor([[False] * 5 + [True]])
-    loss = FocalCoarseLoss()
-    right = float(loss(truth, cells, unmatched, unmatched))
-    wrong = float(loss(truth.roll(1, 2), cells, unmatched, unmatched))
-    assert right < 1e-3 < 5.0 < wrong
-    confident = truth.clone()
-    confident[0, 5, 5] = 20.0  # a confident match where there is none
-    assert float(loss(confident, cells, unmatched, unmatched)) > right + 1.0
+@pytest.mark.parametrize("lens", LENSES)
+def test_a_point_returns_to_the_pixel_it_was_seen_at(lens):
+    points = grid(64, 96)
+    rays = np.column_stack([normalise_points(points, LENSES[lens]), np.ones(len(points))])
+    assert np.isfinite(rays).all()
+    np.testing.assert_allclose(project_points(rays * 3.0, LENSES[lens]), points, atol=1e-3)
 
 
-def test_fine_loss_ignores_offsets_outside_the_window_and_imprecise_truth():
-    loss = FineLoss(7)
-    expectation, variance = torch.zeros(3, 2), torch.full((3, 2), 0.25)
-    log_heatmap = torch.full((3, 49), 1 / 49.0).log()
-    target = torch.tensor([[0.5, 0.0], [5.0, 0.0], [2.0, 2.0]])
-    every = loss(expectation, variance, log_heatmap, target, torch.tensor([1.0, 1.0, 0.0]))
-    first = loss(expectation[:1], variance[:1], log_heatmap[:1], target[:1], torch.ones(1))
-    assert float(every) == pytest.approx(float(first))
+def test_what_cannot_be_seen_has_no_pixel():
+    behind, sideways, ahead = [0.1, 0.0, -1.0], [50.0, 0.0, 1.0], [0.1, 0.2, 1.0]
+    for lens, camera in LENSES.items():
+        pixels = project_points([behind, ahead], camera)
+        assert np.isnan(pixels[0]).all() and np.isfinite(pixels[1]).all(), lens
+    # x = r (1 - 0.28 r^2 + 0.08 r^4) turns back: what lies at r = 1.9 falls on what lies at r = 1
+    folding = Camera(96, 64, np.diag([30.0, 30.0, 1.0]), "plumb_bob", np.array([-0.3, 0.0, 0.0, 0.0, 0.0]))
+    assert np.isnan(project_points([sideways, [1.6, 0.0, 1.0]], folding)).all()
+    assert project_points([[0.5, 0.0, 1.0]], folding)[0, 0] == pytest.approx(30 * 0.5 * (1 - 0.3 * 0.25))
 
 
-def test_fine_loss_does_not_reward_a_large_variance():
-    variance = torch.full((2, 2), 0.25, requires_grad=True)
-    expectation = torch.zeros(2, 2, requires_grad=True)
-    loss = FineLoss(7, heatmap_weight=0.0)
-    value = loss(expectation, variance, torch.zeros(2, 49), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.ones(2))
-    value.backward()
-    assert variance.grad is None
-    assert expectation.grad.abs().sum() > 0
+def on_the_camera(points, view, margin=0):
+    x, y = (np.column_stack([points, np.ones(len(points))]) @ np.linalg.inv(view.A).T).T[:2]
+    return (x >= margin) & (y >= margin) & (x <= 95 - margin) & (y <= 63 - margin)
 
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    cv2 = pytest.importorskip("cv2")
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for i in range(17):
-        noise = sum(
-            cv2.resize(rng.random((n, n, 3), np.float32), (400, 300), interpolation=cv2.INTER_CUBIC)
-            for n in (8, 24, 70)
-        )
-        cv2.imwrite(str(folder / f"{i:02d}.png"), (noise / 3 * 255).clip(0, 255).astype(np.uint8))
-    return folder
+turns = st.tuples(st.floats(-3.1, 3.1), st.floats(0.6, 1.6), st.floats(-12, 12), st.floats(-12, 12))
 
 
-def test_homography_pairs_agree_with_their_warp(photographs):
-    source = Homographies(photographs)
-    for seed in range(5):
-        pair = source.pair(np.random.default_rng(seed), 0.3, 128, 160)
-        where = pair.warp01.state == MATCHED
-        at0, at1 = grid(128, 160)[where].astype(int), np.rint(pair.warp01.points[where]).astype(int)
-        value0, value1 = (
-            image[at[:, 1], at[:, 0]].astype(float) for image, at in ((pair.image0, at0), (pair.image1, at1))
-        )
-        assert np.median(np.abs(value0 - value1)) < 12
+@pytest.mark.parametrize("lens", LENSES)
+@given(crop0=turns, crop1=turns, w=st.tuples(*[st.floats(-0.15, 0.15)] * 3), t=st.tuples(*[st.floats(-0.3, 0.3)] * 3))
+@settings(max_examples=15, deadline=None)
+def test_a_plane_is_warped_through_any_lens_crop_and_turn_as_the_pinhole_says(lens, crop0, crop1, w, t):
+    """A wall at 2 m before camera 0, seen from any place: the truth is where rays meet the plane, not a depth image."""
+    views = [
+        View(LENSES[lens], similarity_transform(np.array([48, 32.0]), scale, angle, np.array([48 + x, 32 + y])))
+        for angle, scale, x, y in (crop0, crop1)
+    ]
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = cv2.Rodrigues(np.array(w))[0], t
+    pixels = np.stack(np.meshgrid(np.arange(96.0), np.arange(64.0)), -1).reshape(-1, 2)
+    shown0, shown1 = (on_the_camera(pixels, view).reshape(64, 96) for view in views)
+    depth0 = np.where(shown0, 2.0, 0).astype(np.float32)
+    # the wall's depth in camera 1: along each pixel's ray, where n . X = d
+    n = T[:3, :3] @ [0, 0, 1.0]
+    with np.errstate(invalid="ignore"):
+        depth1 = np.where(shown1, ((2.0 + n @ T[:3, 3]) / (views[1].rays(pixels) @ n)).reshape(64, 96), 0)
+    depth1 = depth1.astype(np.float32)
+    warp = warp_by_depth(depth0, views[0], depth1, views[1], T)
+    points = grid(64, 96)
+    seen = warp.state == MATCHED
+    # back by the same wall: the ray of the warped pixel meets it where the grid point lies
+    rays = views[1].rays(warp.points[seen].astype(np.float64))
+    wall = rays * ((2.0 + n @ T[:3, 3]) / (rays @ n))[:, None]
+    back = views[0].project((wall - T[:3, 3]) @ T[:3, :3])
+    np.testing.assert_allclose(back, points[seen], atol=0.02)
+    inside = ((warp.points > 0) & (warp.points < [95, 63])).all(axis=1) & on_the_camera(warp.points, views[1], 1)
+    assert (warp.state[inside] == MATCHED).all()
 
 
-def test_validation_photographs_are_not_trained_on(photographs):
-    training, validation = Homographies(photographs), Homographies(photographs, validation=True)
-    assert (len(training.photos), len(validation.photos)) == (15, 2)
-
-
-def test_a_batch_is_a_function_of_seed_and_step(photographs):
-    batches = Batches([(Homographies(photographs), 1.0)], [Size(64, 96, 2)], seed=3, ramp_steps=10, steps=100)
-    first, again, other = batches[5], batches[5], batches[6]
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first.image0, other.image0)
-    assert first.cells.shape == (2, 96) and (first.cells >= 0).sum() >= 32
-
-
-class TwoPairs:
-    """The same two pairs again and again."""
-
-    def __init__(self, folder):
-        source = Homographies(folder)
-        self.pairs = [source.pair(np.random.default_rng(seed), 0.2, 96, 96) for seed in (1, 2)]
-
-    def pair(self, rng, difficulty, height, width) -> Pair:
-        return self.pairs[int(rng.integers(2))]
-
-
-def test_two_pairs_can_be_learned_by_heart_and_the_run_resumed(photographs, tmp_path):
-    from stfm_training.supervised import TrainConfig, Trainer
-
-    torch.manual_seed(0)
-    config = TrainConfig(
-        data="", out=str(tmp_path), preset="small", steps=220, warmup=20, pairs=2, ramp_steps=1, workers=0,
-        checkpoint_every=200, fine_jitter_px=0.0, lr=2e-3,
-    )  # fmt: skip
-    trainer = Trainer(config)
-    source = TwoPairs(photographs)
-    batches = Batches([(source, 1.0)], [Size(96, 96, 2)], 0, 1, 220)
-    torch.set_num_threads(2)
-    figures = [trainer.train_step(batches[step]) for step in range(220)]
-    last = figures[-20:]
-    assert np.mean([f["coarse_accuracy"] for f in last]) > 0.9
-    assert np.nanmean([f["fine_px"] for f in last]) < 0.6
-    assert last[-1]["loss_c"] < 0.25 * figures[0]["loss_c"]
-    trainer.save()
-    again = Trainer(config)
-    again.resume()
-    assert again.step == 220
-    for a, b in zip(trainer.model.state_dict().values(), again.model.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
-    for a, b in zip(trainer.average.state_dict().values(), again.average.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
+def test_ignoring_the_distortion_would_be_wrong_by_pixels():
+    camera, depth = LENSES["plumb_bob"], np.full((64, 96), 2.0, np.float32)
+    right = warp_by_depth(depth, View(camera), depth, View(camera), shifted(16.0))
+    wrong = warp_by_depth(depth, VIEW, depth, VIEW, shifted(16.0))
+    both = (right.state == MATCHED) & (wrong.state == MATCHED)
+    assert np.linalg.norm(right.points - wrong.points, axis=1)[both].max() > 1.0

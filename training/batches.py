@@ -1,111 +1,129 @@
-"""Training batches as a pure function of (seed, step), so that a resumed run sees the same data."""
+"""Training batches as a pure function of (seed, step), so that a resumed run sees the same data.
+
+Each pair is a function of (seed, step, its place in the global batch): however many processes train,
+together they see the same pairs.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from stfm_training.photometric import augment
 from stfm_training.sources.pair import Pair, Source
 from stfm_training.supervision import UNMATCHED, mutual_cells
 
+EASIEST = 0.3  #: difficulty of the first step
+FEWEST_CELLS = 16  #: a pair with less in common teaches nothing
+TRIES = 1000
+
 
 class Batch(NamedTuple):
     """B pairs, and what is known of each cell.
 
-    image0, image1: (B, 3, H, W) uint8. cells: (B, n) int64, true cell in image 1 or -1.
-    points1: (B, n, 2) float32, where each grid point of image 0 lies in image 1.
-    unmatched0, unmatched1: (B, n) bool. precise: (B,) bool, whether points1 is good to a pixel.
+    image0, image1: (B, 3, H, W) uint8. depth0, depth1: (B, H, W) float32 metres, 0 where there is none.
+    cells: (B, n) int64, true cell in image 1 or -1. points1: (B, n, 2) float32, where each grid point of
+    image 0 lies in image 1. unmatched0, unmatched1: (B, n) bool. precise: (B,) bool, whether points1 is good
+    to a pixel. chance: (B, n, 4) float32 in [0, 1), all the randomness that the step itself needs.
+    step: () int64.
     """
 
     image0: Tensor
     image1: Tensor
+    depth0: Tensor
+    depth1: Tensor
     cells: Tensor
     points1: Tensor
     unmatched0: Tensor
     unmatched1: Tensor
     precise: Tensor
+    chance: Tensor
+    step: Tensor
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device | str) -> Batch:
         """The batch on another device."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
-@dataclass(frozen=True)
-class Size:
-    """Image size and pairs of a step, and how often it is drawn."""
-
-    height: int
-    width: int
-    pairs: int
-    weight: float = 1.0
-
-
 class Batches(Dataset[Batch]):
-    """Item ``step`` is the batch of that step.
+    """Item ``step`` is this process's part of the batch of that step.
 
     Args:
-        sources: what pairs are drawn from, with weights.
-        sizes: of the images, drawn per step.
+        mix: what pairs are drawn from, with weights.
+        height, width: of the images.
+        pairs: of a step, over all processes.
         seed: of everything.
         ramp_steps: steps over which the difficulty rises from 0.3 to 1.
-        steps: length.
-        rank: of this process; each of several draws pairs of its own, of the same size in a step.
+        rank, world: this process, and how many there are; process r makes the pairs r, r + world, ...
     """
 
     def __init__(
         self,
-        sources: list[tuple[Source, float]],
-        sizes: list[Size],
+        mix: Sequence[tuple[Source, float]],
+        height: int,
+        width: int,
+        pairs: int,
         seed: int,
         ramp_steps: int,
-        steps: int,
         rank: int = 0,
+        world: int = 1,
     ) -> None:
-        self.sources = [source for source, _ in sources]
-        weights = np.array([weight for _, weight in sources], float)
+        self.sources = [source for source, _ in mix]
+        weights = np.array([weight for _, weight in mix], float)
         self.weights = weights / weights.sum()
-        self.sizes = sizes
-        size_weights = np.array([size.weight for size in sizes], float)
-        self.size_weights = size_weights / size_weights.sum()
+        self.height = height
+        self.width = width
+        self.places = range(rank, pairs, world)
         self.seed = seed
         self.ramp_steps = ramp_steps
-        self.steps = steps
-        self.rank = rank
-
-    def __len__(self) -> int:
-        return self.steps
 
     def __getitem__(self, step: int) -> Batch:
-        size = self.sizes[np.random.default_rng([self.seed, step]).choice(len(self.sizes), p=self.size_weights)]
-        rng = np.random.default_rng([self.seed, step, self.rank])
-        difficulty = 0.3 + 0.7 * min(step / max(self.ramp_steps, 1), 1.0)
-        rows: list[tuple[Tensor, ...]] = []
-        while len(rows) < size.pairs:
-            source = self.sources[rng.choice(len(self.sources), p=self.weights)]
-            pair = source.pair(rng, difficulty, size.height, size.width)
-            cells = mutual_cells(pair.warp01, pair.warp10, size.width, size.width)
-            if (cells >= 0).sum() >= 16:  # a pair without anything in common teaches nothing
-                rows.append(self._row(pair, cells, rng, difficulty))
-        return Batch(*(torch.stack(column) for column in zip(*rows, strict=True)))
+        difficulty = EASIEST + (1 - EASIEST) * min(step / max(self.ramp_steps, 1), 1.0)
+        rows = [self._row(np.random.default_rng([self.seed, step, place]), difficulty) for place in self.places]
+        columns = [torch.stack(column) for column in zip(*rows, strict=True)]
+        return Batch(*[*columns, torch.tensor(step)])
 
-    @staticmethod
-    def _row(pair: Pair, cells: NDArray[np.int64], rng: np.random.Generator, difficulty: float) -> tuple[Tensor, ...]:
-        images = [
-            torch.from_numpy(np.ascontiguousarray(augment(image, rng, difficulty * rng.random()).transpose(2, 0, 1)))
-            for image in (pair.image0, pair.image1)
-        ]
-        return (
-            *images,
-            torch.from_numpy(cells),
-            torch.from_numpy(pair.warp01.points),
-            torch.from_numpy(pair.warp01.state == UNMATCHED),
-            torch.from_numpy(pair.warp10.state == UNMATCHED),
-            torch.tensor(pair.precise),
-        )
+    def _row(self, rng: np.random.Generator, difficulty: float) -> tuple[Tensor, ...]:
+        for _ in range(TRIES):
+            source = self.sources[rng.choice(len(self.sources), p=self.weights)]
+            pair = source.pair(rng, difficulty, self.height, self.width)
+            cells = mutual_cells(pair.warp01, pair.warp10, self.width, self.width)
+            if (cells >= 0).sum() >= FEWEST_CELLS:
+                return tensors(pair, cells, rng, difficulty)
+        raise RuntimeError(f"{TRIES} pairs in a row had fewer than {FEWEST_CELLS} cells in common; look at the mix")
+
+
+class Steps(Sampler[int]):
+    """Steps from a given one on, without an end: the trainer counts."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start)
+
+
+def tensors(pair: Pair, cells: NDArray[np.int64], rng: np.random.Generator, difficulty: float) -> tuple[Tensor, ...]:
+    """One pair's part of each field of :class:`Batch` but the last; its images change photometrically."""
+    images = [
+        torch.from_numpy(np.ascontiguousarray(augment(image, rng, difficulty * rng.random()).transpose(2, 0, 1)))
+        for image in (pair.image0, pair.image1)
+    ]
+    return (
+        *images,
+        torch.from_numpy(pair.depth0),
+        torch.from_numpy(pair.depth1),
+        torch.from_numpy(cells),
+        torch.from_numpy(pair.warp01.points),
+        torch.from_numpy(pair.warp01.state == UNMATCHED),
+        torch.from_numpy(pair.warp10.state == UNMATCHED),
+        torch.tensor(pair.precise),
+        torch.from_numpy(rng.random((len(cells), 4), np.float32)),
+    )

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stfm_ros.errors import DatasetError
 from stfm_ros.types import ByteArray, FloatArray
 from stfm_training.sources.pair import Pair, similarity_transform
 from stfm_training.supervision import warp_by_homography
@@ -20,6 +21,8 @@ class Homographies:
     HOLD_OUT = 16
 
     def __init__(self, folder: Path, validation: bool = False) -> None:
+        if not folder.is_dir():
+            raise DatasetError(f"there is no folder {folder}: expected one of photographs (.jpg, .png)")
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
         files = [p for i, p in enumerate(files) if (i % self.HOLD_OUT == 0) == validation]
         self.photos: list[ByteArray] = []
@@ -27,6 +30,11 @@ class Homographies:
             image = cv2.imread(str(path), cv2.IMREAD_COLOR)
             if image is not None and min(image.shape[:2]) >= 200:
                 self.photos.append(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)))
+        if not self.photos:
+            raise DatasetError(
+                f"{folder} has no photograph of 200 pixels or more {'to hold out' if validation else 'to train on'}: "
+                "expected .jpg or .png files"
+            )
 
     def pair(self, rng: np.random.Generator, difficulty: float, height: int, width: int) -> Pair:
         photo = self.photos[rng.integers(len(self.photos))]
