@@ -137,7 +137,7 @@ def sample_pairs(source: PosedImages, sampling: Sampling = DEFAULTS) -> list[Pai
             f"{sampling.max_overlap:g}; allow a larger gap"
         )
     edges = np.linspace(*limits, sampling.bins + 1)[1:-1]
-    chosen = _spread(np.digitize(value, edges), sampling.count, rng)
+    chosen = spread(np.digitize(value, edges), sampling.count, rng)
     return sorted((pairs[i] for i in chosen), key=lambda pair: (pair.index0, pair.index1))
 
 
@@ -233,7 +233,7 @@ def _subsampled(camera: Camera, stride: int) -> Camera:
     return Camera(-(-camera.width // stride), -(-camera.height // stride), K)
 
 
-def _spread(bins: Iterable[int], count: int, rng: np.random.Generator) -> list[int]:
+def spread(bins: Iterable[int], count: int, rng: np.random.Generator) -> list[int]:
     """Up to ``count`` positions, drawn in turn from each bin that still has some."""
     labels = np.fromiter(bins, dtype=np.int64)
     queues = [rng.permutation(np.flatnonzero(labels == label)).tolist() for label in np.unique(labels)]

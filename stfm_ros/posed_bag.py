@@ -121,9 +121,9 @@ class PosedBag:
         for topic, message, receipt_ns in reader.messages(topics):
             found[topic].append((messages.stamp_ns(message.header), receipt_ns))
             if topic == pose_topic:
-                poses.append(_matrix(message))
+                poses.append(pose_matrix(message))
         images = np.array(found[self._image_topic], np.int64).reshape(-1, 2)
-        pose_of = _nearest(images[:, 0], np.array(found[pose_topic], np.int64).reshape(-1, 2)[:, 0])
+        pose_of = nearest(images[:, 0], np.array(found[pose_topic], np.int64).reshape(-1, 2)[:, 0])
         posed = np.flatnonzero(pose_of >= 0)
         if len(posed) == 0:
             raise BagError(
@@ -138,12 +138,14 @@ class PosedBag:
         self._depth_receipts: dict[int, int] = {}
         if self._depth_topic:
             depth_rows = np.array(found[self._depth_topic], np.int64).reshape(-1, 2)
-            depth_of = _nearest(images[order, 0], depth_rows[:, 0])
+            depth_of = nearest(images[order, 0], depth_rows[:, 0])
             self._depth_receipts = {i: int(depth_rows[j, 1]) for i, j in enumerate(depth_of.tolist()) if j >= 0}
 
 
-def _nearest(stamps: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each stamp the index of the nearest other one, -1 where it is further than :data:`TOLERANCE_NS`."""
+def nearest(
+    stamps: NDArray[np.int64], others: NDArray[np.int64], tolerance_ns: int = TOLERANCE_NS
+) -> NDArray[np.int64]:
+    """For each stamp the index of the nearest other one, -1 where it is further away than the tolerance."""
     if len(others) == 0:
         return np.full(len(stamps), -1, np.int64)
     order = np.argsort(others, kind="stable")
@@ -151,14 +153,19 @@ def _nearest(stamps: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np
     before = np.maximum(after - 1, 0)
     closer = np.abs(others[order[before]] - stamps) < np.abs(others[order[after]] - stamps)
     index = order[np.where(closer, before, after)]
-    return np.where(np.abs(others[index] - stamps) <= TOLERANCE_NS, index, -1)
+    return np.where(np.abs(others[index] - stamps) <= tolerance_ns, index, -1)
 
 
-def _matrix(message: Any) -> FloatArray:
+def pose_matrix(message: Any) -> FloatArray:
     """(4, 4) of a PoseStamped, PoseWithCovarianceStamped or Odometry."""
     pose = message.pose.pose if hasattr(message.pose, "pose") else message.pose
-    p, q = pose.position, pose.orientation
+    return rigid(pose.position, pose.orientation)
+
+
+def rigid(position: Any, orientation: Any) -> FloatArray:
+    """(4, 4) of a geometry_msgs Point or Vector3 and a Quaternion; NaN where the sender left the quaternion at zero."""
+    quaternion = np.array([orientation.x, orientation.y, orientation.z, orientation.w])
     matrix = np.eye(4)
-    matrix[:3, :3] = quaternion_to_matrix(np.array([[q.x, q.y, q.z, q.w]]))[0]
-    matrix[:3, 3] = p.x, p.y, p.z
+    matrix[:3, :3] = quaternion_to_matrix(quaternion) if quaternion.any() else np.nan
+    matrix[:3, 3] = position.x, position.y, position.z
     return matrix

@@ -7,12 +7,14 @@ that is certain. Cells are numbered row by row.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stfm_ros.types import Float32Array, FloatArray
+from stfm_ros.geometry import normalise_points, project_points
+from stfm_ros.types import Camera, Float32Array, FloatArray
 
 CELL = 8
 MATCHED, UNKNOWN, UNMATCHED = 1, 0, -1
@@ -34,31 +36,51 @@ class GridWarp(NamedTuple):
     state: NDArray[np.int8]
 
 
+@dataclass(frozen=True)
+class View:
+    """What a camera sees, through a crop, a change of scale or a turn in the plane of the image.
+
+    The picture stays distorted as the camera's own is; only points are undistorted, on their way to 3-D and back.
+
+    Attributes:
+        camera: of the whole image.
+        A: (3, 3) affine, maps pixels of the whole image to pixels of this picture.
+    """
+
+    camera: Camera
+    A: FloatArray = field(default_factory=lambda: np.eye(3))
+
+    def rays(self, points: FloatArray) -> FloatArray:
+        """(n, 2) pixels of the picture to (n, 3) rays with z = 1; NaN where the camera has none."""
+        rays = normalise_points(_transform(np.asarray(np.linalg.inv(self.A)), points), self.camera)
+        return np.column_stack([rays, np.ones(len(rays))])
+
+    def project(self, points: FloatArray) -> FloatArray:
+        """(n, 3) points of the camera to (n, 2) pixels of the picture; NaN where they cannot be seen."""
+        return _transform(self.A, project_points(points, self.camera))
+
+
 def grid(height: int, width: int) -> FloatArray:
     """Grid points (n, 2) of an image, in pixels."""
     y, x = np.mgrid[0:height:CELL, 0:width:CELL]
     return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float64)
 
 
-def warp_by_depth(
-    depth0: Float32Array, K0: FloatArray, depth1: Float32Array, K1: FloatArray, T_0to1: FloatArray
-) -> GridWarp:
+def warp_by_depth(depth0: Float32Array, view0: View, depth1: Float32Array, view1: View, T_0to1: FloatArray) -> GridWarp:
     """Warp the grid of image 0 by its depth.
 
     Args:
-        depth0, depth1: (H, W) metres, 0 where there is none.
-        K0, K1: (3, 3) any invertible projection, so that crops and in-plane rotations go in here.
+        depth0, depth1: (H, W) metres along the optical axis, 0 where there is none; of the views' pictures.
         T_0to1: (4, 4) maps points of camera 0 into camera 1.
     """
-    height, width = depth0.shape
-    points = grid(height, width)
+    points = grid(*depth0.shape)
     z0 = depth0[points[:, 1].astype(int), points[:, 0].astype(int)].astype(np.float64)
-    rays = np.column_stack([points, np.ones(len(points))]) @ np.linalg.inv(K0).T
-    camera1 = (rays * z0[:, None]) @ T_0to1[:3, :3].T + T_0to1[:3, 3]
-    projected = camera1 @ K1.T
-    z1 = projected[:, 2]
-    front = (z0 > 0) & (z1 > 1e-3)
-    warped = np.where(front[:, None], projected[:, :2] / np.where(front, z1, 1.0)[:, None], -1e4)
+    camera1 = (view0.rays(points) * z0[:, None]) @ T_0to1[:3, :3].T + T_0to1[:3, 3]
+    known = (z0 > 0) & np.isfinite(camera1).all(axis=1)
+    z1 = camera1[:, 2]
+    projected = view1.project(camera1)
+    front = known & (z1 > 1e-3) & np.isfinite(projected).all(axis=1)
+    warped = np.where(front[:, None], projected, -1e4)
     inside = front & _inside(warped, depth1.shape[0], depth1.shape[1])
     pixel = np.rint(np.where(inside[:, None], warped, 0)).astype(int)
     measured = depth1[pixel[:, 1], pixel[:, 0]]
@@ -67,7 +89,7 @@ def warp_by_depth(
     state = np.zeros(len(points), np.int8)
     state[seen & (np.abs(error) < SAME_SURFACE)] = MATCHED
     state[seen & (error > HIDDEN)] = UNMATCHED
-    state[(z0 > 0) & ~inside] = UNMATCHED
+    state[known & ~inside] = UNMATCHED
     return GridWarp(warped.astype(np.float32), state)
 
 
@@ -109,3 +131,7 @@ def mutual_cells(warp01: GridWarp, warp10: GridWarp, width0: int, width1: int) -
 def _inside(points: FloatArray, height: int, width: int) -> NDArray[np.bool_]:
     x, y = points.T
     return np.asarray((x > -0.5) & (y > -0.5) & (x < width - 0.5) & (y < height - 0.5))  # the area of the pixels
+
+
+def _transform(A: FloatArray, points: FloatArray) -> FloatArray:
+    return np.asarray(points @ A[:2, :2].T + A[:2, 2])

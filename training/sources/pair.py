@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from stfm_ros.types import ByteArray, Float32Array, FloatArray
-from stfm_training.supervision import GridWarp, warp_by_depth
+from stfm_training.supervision import GridWarp, View, warp_by_depth
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ def similarity_transform(centre: FloatArray, scale: float, angle: float, target:
 def depth_pair(
     images: tuple[ByteArray, ByteArray],
     depths: tuple[Float32Array, Float32Array],
-    K: tuple[FloatArray, FloatArray],
+    views: tuple[View, View],
     T_0to1: FloatArray,
     precise: bool = True,
 ) -> Pair:
-    """A pair whose truth comes from depth and pose; K may hold crops and in-plane rotations."""
+    """A pair whose truth comes from depth and pose."""
     return Pair(
         *images,
         *depths,
-        warp_by_depth(depths[0], K[0], depths[1], K[1], T_0to1),
-        warp_by_depth(depths[1], K[1], depths[0], K[0], np.asarray(np.linalg.inv(T_0to1))),
+        warp_by_depth(depths[0], views[0], depths[1], views[1], T_0to1),
+        warp_by_depth(depths[1], views[1], depths[0], views[0], np.asarray(np.linalg.inv(T_0to1))),
         precise,
     )

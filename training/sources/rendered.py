@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from stfm_ros.types import ByteArray, Camera
+from stfm_training.depth_sensor import measured_pair
 from stfm_training.render import Scene, random_pair_views
 from stfm_training.sources.pair import Pair, depth_pair
+from stfm_training.supervision import View
 
 
 class Rendered:
-    """Two views of a rendered scene, a new scene for each pair."""
+    """Two views of a rendered scene, a new scene for each pair.
+
+    The truth comes from the exact depth; the pair's own depth is what a camera would measure.
+    """
 
     def __init__(self, textures: list[ByteArray]) -> None:
         self.textures = textures
@@ -22,5 +29,8 @@ class Rendered:
         camera = Camera(width, height, K)
         T0, T1 = random_pair_views(scene, rng, camera, difficulty)
         light = scene.relight(rng) if rng.random() < 0.4 else None
-        view0, view1 = scene.render(camera, T0), scene.render(camera, T1, light)
-        return depth_pair((view0.image, view1.image), (view0.depth, view1.depth), (K, K), T1 @ np.linalg.inv(T0))
+        views = scene.render(camera, T0), scene.render(camera, T1, light)
+        images, exact = (views[0].image, views[1].image), (views[0].depth, views[1].depth)
+        truth = depth_pair(images, exact, (View(camera), View(camera)), T1 @ np.linalg.inv(T0))
+        depth0, depth1 = measured_pair(exact, images, focal, rng)
+        return replace(truth, depth0=depth0, depth1=depth1)
