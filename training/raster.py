@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -97,8 +97,27 @@ class Rendering:
     depth: Float32Array
 
 
+class RoundInView(NamedTuple):
+    """A round in a camera: the ray of a pixel (x, y, 1) is ``o + z G pixel`` in the space where it is of unit size.
+
+    j: which one. box: x0, y0, x1, y1, pixels. o: (3,) float32. G: (3, 3). C: squared distance of o less 1.
+    """
+
+    j: int
+    box: tuple[int, int, int, int]
+    o: Float32Array
+    G: FloatArray
+    C: float
+
+
 class Raster:
-    """The surfaces of a scene, laid out for drawing."""
+    """The surfaces of a scene, laid out for drawing.
+
+    Attributes:
+        faces, rounds, sky, detail: as given.
+        normal: (n, 3) of the faces, in the world. to_texel: (n, 3, 3) theirs.
+        axes_inv: (3, 3) of each round, from the world to where it is of unit size.
+    """
 
     def __init__(
         self,
@@ -115,10 +134,10 @@ class Raster:
         self._u = np.array([face.u for face in faces], np.float64).reshape(n, 3)
         self._v = np.array([face.v for face in faces], np.float64).reshape(n, 3)
         normal = np.cross(self._u, self._v)
-        self._normal = normal / np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-12)
+        self.normal = normal / np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-12)
         self._two_sided = np.array([face.two_sided for face in faces], bool).reshape(n)
-        self._to_texel = np.array([face.to_texel for face in faces], np.float64).reshape(n, 3, 3)
-        self._axes_inv = [np.linalg.inv(item.axes) for item in self.rounds]
+        self.to_texel = np.array([face.to_texel for face in faces], np.float64).reshape(n, 3, 3)
+        self.axes_inv = [np.linalg.inv(item.axes) for item in self.rounds]
 
     def depth(self, camera: Camera, T_world_to_camera: FloatArray) -> Float32Array:
         """(H, W) float32 metres, 0 where there is nothing."""
@@ -141,11 +160,12 @@ class Raster:
         image = np.asarray(cv2.resize(image, (camera.width, camera.height), interpolation=cv2.INTER_AREA), np.uint8)
         return Rendering(image, self.depth(camera, T_world_to_camera))
 
-    def _visibility(self, camera: Camera, T: FloatArray) -> _Visibility:
-        T = np.asarray(T, np.float64)
+    def faces_in_view(
+        self, camera: Camera, T: FloatArray
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+        """Which faces (n,) are turned to the camera and may be in the image; their (n, 3, 3) maps from a pixel
+        (x, y, 1) to (a / z, b / z, 1 / z), and their boxes (n, 4) of pixels, x0 y0 x1 y1."""
         R, t = T[:3, :3], T[:3, 3]
-        K_inv: FloatArray = np.asarray(np.linalg.inv(camera.K), np.float64)
-        seen = _Visibility(camera.width, camera.height, len(self.faces), len(self.rounds))
         P, U, V = self._origin @ R.T + t, self._u @ R.T, self._v @ R.T
         facing = np.einsum("ij,ij->i", np.cross(U, V), P)  # < 0: the front side is seen
         size = np.linalg.norm(U, axis=1) * np.linalg.norm(V, axis=1)
@@ -153,12 +173,41 @@ class Raster:
         boxes, in_view = _boxes(camera, P, U, V)
         index = np.nonzero(visible & in_view)[0]
         M = np.stack([U[index], V[index], P[index]], -1)
-        seen.homographies[index] = np.linalg.inv(M) @ K_inv
-        seen.boxes[index] = boxes[index]
+        return index, np.linalg.inv(M) @ np.linalg.inv(camera.K), boxes[index]
+
+    def round_in_view(self, j: int, camera: Camera, T: FloatArray) -> RoundInView | None:
+        """Round j as a camera sees it; None where it does not."""
+        R, t, item = T[:3, :3], T[:3, 3], self.rounds[j]
+        corners = (_CUBE @ item.axes.T + item.centre) @ R.T + t
+        box = 0, 0, camera.width, camera.height
+        if (corners[:, 2] < NEAR_M).all():
+            return None
+        if (corners[:, 2] >= NEAR_M).all():
+            uv = corners @ camera.K.T
+            uv = uv[:, :2] / uv[:, 2:]
+            x0, y0 = np.maximum(np.floor(uv.min(0)), 0).astype(int)
+            x1, y1 = np.minimum(np.ceil(uv.max(0)) + 1, [camera.width, camera.height]).astype(int)
+            box = int(x0), int(y0), int(x1), int(y1)
+            if x1 <= x0 or y1 <= y0:
+                return None
+        to_local = self.axes_inv[j]
+        o = (to_local @ (-R.T @ t - item.centre)).astype(np.float32)
+        C = float(sum(o[k] * o[k] for k in range(2 if item.cylinder else 3))) - 1
+        # C <= 0: the camera is inside
+        return RoundInView(j, box, o, to_local @ R.T @ np.linalg.inv(camera.K), C) if C > 0 else None
+
+    def _visibility(self, camera: Camera, T: FloatArray) -> _Visibility:
+        T = np.asarray(T, np.float64)
+        seen = _Visibility(camera.width, camera.height, len(self.faces), len(self.rounds))
+        index, homographies, boxes = self.faces_in_view(camera, T)
+        seen.homographies[index] = homographies
+        seen.boxes[index] = boxes
         for i in index:
             self._draw_face(seen, int(i))
-        for j, item in enumerate(self.rounds):
-            self._draw_round(seen, j, item, camera, R, t, K_inv)
+        for j in range(len(self.rounds)):
+            view = self.round_in_view(j, camera, T)
+            if view is not None:
+                self._draw_round(seen, view)
         return seen
 
     def _draw_face(self, seen: _Visibility, i: int) -> None:
@@ -176,7 +225,7 @@ class Raster:
             mask &= np.minimum(a, w - a) >= 0
             mask &= np.minimum(b, w - b) >= 0
         if face.texture.has_holes:
-            G = self._to_texel[i] @ h @ _shift(x0, y0)
+            G = self.to_texel[i] @ h @ _shift(x0, y0)
             alpha = cv2.warpPerspective(
                 face.texture.alpha, G, (int(x1 - x0), int(y1 - y0)), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
             )
@@ -184,31 +233,13 @@ class Raster:
         np.copyto(window, w, where=mask)
         np.copyto(seen.ids[y0:y1, x0:x1], i + 1, where=mask)
 
-    def _draw_round(
-        self, seen: _Visibility, j: int, item: Round, camera: Camera, R: FloatArray, t: FloatArray, K_inv: FloatArray
-    ) -> None:
-        corners = (_CUBE @ item.axes.T + item.centre) @ R.T + t
-        if (corners[:, 2] < NEAR_M).any():
-            if (corners[:, 2] < NEAR_M).all():
-                return
-            x0, y0, x1, y1 = 0, 0, camera.width, camera.height
-        else:
-            uv = corners @ camera.K.T
-            uv = uv[:, :2] / uv[:, 2:]
-            x0, y0 = np.maximum(np.floor(uv.min(0)), 0).astype(int)
-            x1, y1 = np.minimum(np.ceil(uv.max(0)) + 1, [camera.width, camera.height]).astype(int)
-            if x1 <= x0 or y1 <= y0:
-                return
-        to_local = self._axes_inv[j]
-        o = (to_local @ (-R.T @ t - item.centre)).astype(np.float32)
-        G = to_local @ R.T @ K_inv
+    def _draw_round(self, seen: _Visibility, view: RoundInView) -> None:
+        j, (x0, y0, x1, y1), o, G, C = view
+        item = self.rounds[j]
         r = [_plane(G[k], seen.xs[x0:x1], seen.ys[y0:y1]) for k in range(3)]
         n = 2 if item.cylinder else 3
         A = sum(r[k] * r[k] for k in range(n))
         B = sum(r[k] * o[k] for k in range(n))
-        C = float(sum(o[k] * o[k] for k in range(n))) - 1
-        if C <= 0:
-            return  # the camera is inside
         root = B * B - A * C
         hit = root > 0
         z = (-B - np.sqrt(np.where(hit, root, 0))) / np.maximum(A, 1e-12)
@@ -223,7 +254,7 @@ class Raster:
             return
         np.copyto(window, w, where=mask)
         np.copyto(seen.ids[y0:y1, x0:x1], len(self.faces) + j + 1, where=mask)
-        seen.rounds.append((j, (int(x0), int(y0), int(x1), int(y1)), np.stack(local)))
+        seen.rounds.append((j, view.box, np.stack(local)))
 
     def _shade(self, camera: Camera, T: FloatArray, seen: _Visibility, light: Light) -> ByteArray:
         image = (
@@ -232,8 +263,8 @@ class Raster:
         counts = np.bincount(seen.ids.ravel(), minlength=len(self.faces) + len(self.rounds) + 1)
         for i in np.nonzero(counts[1 : len(self.faces) + 1])[0]:
             self._texture_face(image, seen, int(i))
-        facing = abs(self._normal @ light.direction) if len(self.faces) else np.zeros(0)
-        front = np.where(self._normal @ light.direction > 0, facing, 0.35 * facing)
+        facing = abs(self.normal @ light.direction) if len(self.faces) else np.zeros(0)
+        front = np.where(self.normal @ light.direction > 0, facing, 0.35 * facing)
         table = np.concatenate([[1.0], light.ambient + light.distant * front, np.ones(len(self.rounds))]).astype(
             np.float32
         )
@@ -253,7 +284,7 @@ class Raster:
         mask = mask[above : above + high, left : left + wide]
         w = seen.w[y0 : y0 + high, x0 : x0 + wide]
         texture = self.faces[i].texture
-        G = self._to_texel[i] @ seen.homographies[i]
+        G = self.to_texel[i] @ seen.homographies[i]
         # the area of a pixel's footprint in texels is |det G| / w^3
         constant = 0.5 * np.log2(max(abs(np.linalg.det(G)), 1e-30)) + LEVEL_BIAS
         lowest, highest, _, _ = cv2.minMaxLoc(w, mask)
@@ -315,17 +346,13 @@ class Raster:
             return
         item = self.rounds[j]
         texture = item.texture
-        width, height = texture.size
+        wide, high = texels_per_turn(item)
         angle = np.asarray(cv2.phase(local[0], local[1]), np.float32)
-        across = angle * np.float32(item.repeats * width / (2 * np.pi))
-        lengths = np.linalg.norm(item.axes, axis=0)
-        if item.cylinder:
-            along = local[2] * np.float32(item.repeats * height * lengths[2] / (2 * np.pi * lengths[0]))
-        else:
-            along = np.arcsin(np.clip(local[2], -1, 1)) * np.float32(item.repeats * height / (2 * np.pi))
-        depth = 1 / float(np.median(seen.w[y0:y1, x0:x1][mask]))
-        texels = item.repeats * width / (2 * np.pi * float(lengths[:2].mean())) * depth / camera.K[0, 0]
-        level = int(np.clip(round(np.log2(max(texels, 1e-9)) + LEVEL_BIAS), 0, len(texture.levels) - 1))
+        across = angle * np.float32(wide)
+        along = local[2] if item.cylinder else np.arcsin(np.clip(local[2], -1, 1))
+        along = along * np.float32(high)
+        lowest, highest, _, _ = cv2.minMaxLoc(seen.w[y0:y1, x0:x1], mask.view(np.uint8))
+        level = round_level(item, 0.5 * (lowest + highest), camera)
         scale = np.float32(0.5**level)
         # unwrapped here: cv2.remap wraps no further than its 16 bits
         patch = cv2.remap(
@@ -340,7 +367,7 @@ class Raster:
         normal = local.copy()
         if item.cylinder:
             normal[2] = 0
-        normal = np.tensordot(self._axes_inv[j].T.astype(np.float32), normal, 1)
+        normal = np.tensordot(self.axes_inv[j].T.astype(np.float32), normal, 1)
         normal /= np.maximum(np.sqrt((normal * normal).sum(0)), 1e-9)
         lambert = np.tensordot(light.direction.astype(np.float32), normal, 1)
         lambert = np.where(lambert > 0, lambert, -0.35 * lambert)
@@ -390,6 +417,21 @@ class _Visibility:
 
 
 _CUBE = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float64)
+
+
+def texels_per_turn(item: Round) -> tuple[float, float]:
+    """Texels a radian round the axis, and a radian (of a cylinder: its local z from 0 to 1) along it."""
+    width, height = item.texture.size
+    lengths = np.linalg.norm(item.axes, axis=0)
+    along = lengths[2] / lengths[0] if item.cylinder else 1.0
+    return item.repeats * width / (2 * np.pi), float(item.repeats * height / (2 * np.pi) * along)
+
+
+def round_level(item: Round, w: float, camera: Camera) -> int:
+    """The level of the pyramid for all of a round; w: its middle inverse depth, 1 / m."""
+    radius = float(np.linalg.norm(item.axes, axis=0)[:2].mean())
+    texels = texels_per_turn(item)[0] / (radius * w * camera.K[0, 0])
+    return int(np.clip(round(np.log2(max(texels, 1e-9)) + LEVEL_BIAS), 0, len(item.texture.levels) - 1))
 
 
 def magnified(camera: Camera, factor: int) -> Camera:

@@ -12,8 +12,9 @@ Everything follows from the generator that is given.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -22,6 +23,9 @@ from stfm_ros.types import ByteArray, Camera, Float32Array, FloatArray
 from stfm_training.furnish import Builder
 from stfm_training.raster import Light, Raster, Rendering
 from stfm_training.textures import detail
+
+if TYPE_CHECKING:
+    from stfm_training.device_raster import DeviceRaster
 
 __all__ = ["Light", "Rendering", "Scene", "overlap", "random_pair_views", "trajectory"]
 
@@ -41,7 +45,7 @@ class Scene:
         light: how it is lit unless told otherwise.
     """
 
-    raster: Raster
+    raster: Raster | DeviceRaster
     kind: str
     lower: FloatArray
     upper: FloatArray
@@ -79,6 +83,16 @@ class Scene:
             supersample: 2 draws four times the pixels and averages them: smooth edges for three times the time.
         """
         return self.raster.render(camera, T_world_to_camera, light or self.light, supersample)
+
+    def on(self, device: str) -> Scene:
+        """The same scene, drawn on a device of torch, e.g. ``cuda`` (:mod:`stfm_training.device_raster`).
+
+        What is drawn often and small, as to choose views, is faster where the scene is.
+        """
+        from stfm_training.device_raster import DeviceRaster
+
+        raster = self.raster if isinstance(self.raster, Raster) else self.raster.raster
+        return replace(self, raster=DeviceRaster(raster, device))
 
     def depth(self, camera: Camera, T_world_to_camera: FloatArray) -> Float32Array:
         """(H, W) float32 metres without the picture; 0 where there is nothing."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from stfm_ros.errors import ConfigError
 from stfm_ros.types import ByteArray, Camera
 from stfm_training.depth_sensor import measured_pair
 from stfm_training.render import Scene, random_pair_views
@@ -17,10 +18,26 @@ class Rendered:
     """Two views of a rendered scene, a new scene for each pair.
 
     The truth comes from the exact depth; the pair's own depth is what a camera would measure.
+
+    Args:
+        textures: photographs, each (H, W, 3) uint8 RGB; may be empty.
+        device: where pictures are drawn: ``cpu`` (OpenCV), ``auto`` (a GPU where torch has one) or a device of torch
+            (``cuda:1``). Views and scenes are chosen on the CPU, the same ones for every device; depth agrees to the
+            last bits and pictures to a few of 255 levels, so a run is the same to the bit on one kind of device. The
+            processes of a DataLoader that draw on a GPU have to be started by ``spawn``, see :attr:`on_gpu`.
+
+    Raises:
+        ConfigError: the device is a GPU that torch does not have.
     """
 
-    def __init__(self, textures: list[ByteArray]) -> None:
+    def __init__(self, textures: list[ByteArray], device: str = "cpu") -> None:
         self.textures = textures
+        self.device = _existing(device)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a DataLoader needs ``multiprocessing_context="spawn"``: CUDA does not survive a fork."""
+        return self.device != "cpu"
 
     def pair(self, rng: np.random.Generator, difficulty: float, height: int, width: int) -> Pair:
         scene = Scene.random(rng, self.textures)
@@ -29,8 +46,23 @@ class Rendered:
         camera = Camera(width, height, K)
         T0, T1 = random_pair_views(scene, rng, camera, difficulty)
         light = scene.relight(rng) if rng.random() < 0.4 else None
+        if self.on_gpu:
+            scene = scene.on(self.device)
         views = scene.render(camera, T0), scene.render(camera, T1, light)
         images, exact = (views[0].image, views[1].image), (views[0].depth, views[1].depth)
         truth = depth_pair(images, exact, (View(camera), View(camera)), T1 @ np.linalg.inv(T0))
         depth0, depth1 = measured_pair(exact, images, focal, rng)
         return replace(truth, depth0=depth0, depth1=depth1)
+
+
+def _existing(device: str) -> str:
+    """``device``, with ``auto`` resolved."""
+    if device == "cpu":
+        return device
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {device!r}: torch sees no GPU here; use cpu, or auto for one where there is one")
+    return device
