@@ -22,6 +22,7 @@ from stfm_ros.errors import WeightsError
 from stfm_ros.model.published import load_published
 from stfm_ros.runtimes.store import find_model
 from stfm_ros.runtimes.torch_runtime import TorchRuntime
+from stfm_training.export import export
 
 FIGURES = Path(__file__).parent / "data" / "published.json"
 
@@ -217,6 +218,7 @@ def test_converted_weights_run(grey, tmp_path, capsys):
     with torch.inference_mode():
         expected, _ = load_published(checkpoint).features(image)
     torch.testing.assert_close(runtime.features(image.numpy())[0].cpu(), expected, atol=1e-4, rtol=1e-4)
+    export(out, tmp_path / "exported", "loftr", 64, 96, k=32)  # which compares ONNX Runtime with torch
     assert main(["convert-weights", str(checkpoint), "--out", str(out)]) == 2
     assert "is there already; choose another name, or give --overwrite" in capsys.readouterr().err
     assert main(["convert-weights", str(checkpoint), "--out", str(tmp_path / "loftr.pt")]) == 2

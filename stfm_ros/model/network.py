@@ -62,7 +62,8 @@ class StfmNet(nn.Module):
         rgb = normalise(image[:, :3], self.config.normalisation)
         coarse, fine = self.backbone(torch.cat([rgb, image[:, 3:]], 1) if channels > 3 else rgb)
         if self.config.attention == "linear":
-            encoding = sine_encoding(*coarse.shape[1:], published_slip=self.config.sine_slip)
+            height, width = coarse.shape[2:]
+            encoding = sine_encoding(self.config.d_coarse, height, width, published_slip=self.config.sine_slip)
             coarse = coarse + encoding.to(coarse)
         return coarse, fine
 
@@ -112,8 +113,8 @@ def normalise(rgb: Tensor, how: str) -> Tensor:
     if how == "none":
         return rgb
     if how == "imagenet":
-        mean, deviation = (torch.tensor(x).to(rgb).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_DEVIATION))
-        return (rgb - mean) / deviation
+        planes = zip(rgb.unbind(1), IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)
+        return torch.stack([(plane - mean) / deviation for plane, mean, deviation in planes], 1)
     centred = rgb - rgb.mean((2, 3), keepdim=True)
     return centred / (centred.square().mean((2, 3), keepdim=True) + 1e-4).sqrt()
 
