@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 
 from stfm_ros.errors import RuntimeNotAvailable
-from stfm_ros.geometry import normalise_points
-from stfm_ros.pairs import rotation_angle_deg
+from stfm_ros.geometry import normalise_points, project_points
 from stfm_ros.types import BoolArray, ByteArray, Camera, Float32Array, FloatArray, Matches
 from stfm_training.recordings.poses import interpolate
 
@@ -22,10 +21,13 @@ Match = Callable[[ByteArray, ByteArray], Matches]
 #: reprojection error of an inlier in pixels of an image 640 wide
 INLIER_PX = 3.0
 LEAST_INLIERS, LEAST_SHARE = 40, 0.25
-#: how far the motions of both directions may differ: degrees, and share of the median depth
-MOST_TURN_DEG, MOST_SHIFT = 1.0, 0.03
+#: how far apart the motions of both directions may place the points that an image sees, as INLIER_PX, in the median
+MOST_APART_PX = 6.0
 #: where depth steps by more than this share within a pixel, a keypoint's depth is anybody's guess
 EDGE = 0.05
+
+
+_FEW = "too few matches with depth"
 
 
 class Rejected(Exception):
@@ -42,15 +44,26 @@ def estimate_motion(matches: Matches, depth0: Float32Array, depth1: Float32Array
     Raises:
         Rejected: too few matches, too few inliers, or two directions that differ.
     """
+    if len(matches) < LEAST_INLIERS:
+        raise Rejected(_FEW)
     forward = _place(matches.keypoints0, depth0, matches.keypoints1, camera)
     backward = np.asarray(np.linalg.inv(_place(matches.keypoints1, depth1, matches.keypoints0, camera)))
-    between = forward @ np.linalg.inv(backward)
-    median = float(np.median(depth1[depth1 > 0]))
-    # at the depth of the scene, not at the camera: a turn and a shift that cancel out there are one and the same
-    shift = float(np.linalg.norm(between[:3, :3] @ [0, 0, median] + between[:3, 3] - [0, 0, median]))
-    if rotation_angle_deg(between[:3, :3]) > MOST_TURN_DEG or shift > MOST_SHIFT * median:
+    if apart_px(forward, backward, depth0, camera) > MOST_APART_PX * camera.width / 640:
         raise Rejected("the two directions give different motions")
     return interpolate(forward, backward, 0.5)
+
+
+def apart_px(first: FloatArray, second: FloatArray, depth0: Float32Array, camera: Camera) -> float:
+    """Median distance in pixels between where two motions T_0to1 place in image 1 what image 0 sees."""
+    stride = max(1, depth0.shape[1] // 20)
+    y, x = (axis.ravel() for axis in np.mgrid[: depth0.shape[0] : stride, : depth0.shape[1] : stride])
+    rays = normalise_points(np.column_stack([x, y]), camera)
+    points = np.column_stack([rays, np.ones(len(rays))]) * depth0[y, x, None]
+    points = points[(depth0[y, x] > 0) & np.isfinite(points).all(axis=1)]
+    places = [project_points(points @ T[:3, :3].T + T[:3, 3], camera) for T in (first, second)]
+    distance = np.linalg.norm(places[0] - places[1], axis=1)
+    seen = np.isfinite(distance) & ((places[0] > 0) & (places[0] < [camera.width, camera.height])).all(axis=1)
+    return float(np.median(distance[seen])) if seen.any() else float("inf")
 
 
 def _place(keypoints0: Float32Array, depth0: Float32Array, keypoints1: Float32Array, camera: Camera) -> FloatArray:
@@ -65,7 +78,7 @@ def _place(keypoints0: Float32Array, depth0: Float32Array, keypoints1: Float32Ar
     rays0, rays1 = normalise_points(keypoints0, camera), normalise_points(keypoints1, camera)
     known &= np.isfinite(rays0).all(axis=1) & np.isfinite(rays1).all(axis=1)
     if np.count_nonzero(known) < LEAST_INLIERS:
-        raise Rejected("too few matches with depth")
+        raise Rejected(_FEW)
     points = np.column_stack([rays0, np.ones(len(rays0))])[known] * z[known, None]
     focal = float(np.sqrt(camera.K[0, 0] * camera.K[1, 1]))
     pinhole = {"model": "SIMPLE_PINHOLE", "width": camera.width, "height": camera.height, "params": [focal, 0.0, 0.0]}
