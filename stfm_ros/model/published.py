@@ -45,7 +45,7 @@ MODULES = {
 }
 STEM = "backbone.stem.0.weight"
 
-#: grey = LUMA . RGB (ITU-R BT.601), as OpenCV reads a colour picture as a grey one
+#: grey = LUMA . RGB (ITU-R BT.601), as OpenCV has it, which rounds the result to whole levels
 LUMA = (0.299, 0.587, 0.114)
 
 #: classes of the trainer that the checkpoints of the public training name beside their tensors
