@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
@@ -27,6 +27,7 @@ class Series:
         x, y: (n,) float64.
         points: draw dots instead of a line.
         dashed: draw the line dashed, e.g. for a reference.
+        colour: class ``s0`` .. ``s5`` of its own; by position if not given.
     """
 
     name: str
@@ -34,11 +35,14 @@ class Series:
     y: FloatArray
     points: bool = False
     dashed: bool = False
+    colour: int | None = None
 
 
-def line_plot(series: Sequence[Series], x_label: str, y_label: str, zero: bool = True) -> str:
-    """Lines over a common axis; ``zero`` makes the y axis start at 0."""
-    frame = _Frame(*_range(series, "x"), *_range(series, "y", zero), x_label, y_label)
+def line_plot(series: Sequence[Series], x_label: str, y_label: str, zero: bool = True, log: bool = False) -> str:
+    """Lines over a common axis; ``zero`` makes the y axis start at 0, ``log`` makes it logarithmic."""
+    if log:
+        series = [replace(item, y=_log10(item.y)) for item in series]
+    frame = _Frame(*_range(series, "x"), *_range(series, "y", zero and not log), x_label, y_label, log)
     return frame.svg("".join(frame.draw(i, item) for i, item in enumerate(series)) + _legend(series))
 
 
@@ -55,8 +59,51 @@ def path_plot(series: Sequence[Series], x_label: str, y_label: str) -> str:
     for i, item in enumerate(series):
         if len(item.x):
             x, y = frame.at(item.x[0], item.y[0])
-            body += f'<circle class="s{i % 6} ring" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
+            body += f'<circle class="{_class(i, item)} ring" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
     return frame.svg(body + _legend(series))
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One value a group, with the ends of its whisker; (n,) float64, not finite where there is none.
+
+    ``colour`` as of :class:`Series`.
+    """
+
+    name: str
+    values: FloatArray
+    low: FloatArray
+    high: FloatArray
+    colour: int | None = None
+
+
+def group_plot(groups: Sequence[str], bars: Sequence[Bars], y_label: str) -> str:
+    """Upright bars side by side in each group, each with a whisker and its value."""
+    ends = [Series("", np.zeros(len(item.high)), np.fmax(item.values, item.high)) for item in bars]
+    frame = _Frame(0.0, float(max(len(groups), 1)), *_range(ends, "y", zero=True), "", y_label)
+    width = min(0.8 / max(len(bars), 1), 0.2)
+    per_unit = frame.at(1, 0)[0] - frame.at(0, 0)[0]
+    parts = []
+    for g, group in enumerate(groups):
+        middle, bottom = frame.at(g + 0.5, 0)
+        parts.append(f'<text x="{middle:.1f}" y="{bottom + 18:.1f}" text-anchor="middle">{escape(group)}</text>')
+        for i, item in enumerate(bars):
+            value, low, high = float(item.values[g]), float(item.low[g]), float(item.high[g])
+            if not math.isfinite(value):
+                continue
+            x, y = frame.at(g + 0.5 + (i - (len(bars) - 1) / 2) * width, value)
+            wide = 0.8 * width * per_unit
+            parts.append(
+                f'<rect class="{_class(i, item)} bar" x="{x - wide / 2:.1f}" y="{y:.1f}" width="{wide:.1f}" '
+                f'height="{bottom - y:.1f}" rx="2"/>'
+            )
+            top = y
+            if math.isfinite(low) and math.isfinite(high):
+                (_, foot), (_, top) = frame.at(0, low), frame.at(0, high)
+                parts.append(f'<path class="whisker" d="M{x:.1f} {foot:.1f}V{top:.1f}M{x - 4:.1f} {top:.1f}h8"/>')
+            label = f"{value:.3g}"
+            parts.append(f'<text class="soft" x="{x:.1f}" y="{top - 6:.1f}" text-anchor="middle">{label}</text>')
+    return frame.svg("".join(parts) + _legend(bars), x_ticks=False)
 
 
 @dataclass(frozen=True)
@@ -104,9 +151,12 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 class _Frame:
     """Axes, and where a value lies on the page."""
 
-    def __init__(self, x0: float, x1: float, y0: float, y1: float, x_label: str, y_label: str) -> None:
+    def __init__(
+        self, x0: float, x1: float, y0: float, y1: float, x_label: str, y_label: str, log: bool = False
+    ) -> None:
         self.x0, self.x1, self.y0, self.y1 = x0, x1, y0, y1
         self.x_label, self.y_label = x_label, y_label
+        self.log = log  # y is then the logarithm of what is written beside the axis
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Page coordinates of a value."""
@@ -119,7 +169,7 @@ class _Frame:
     def draw(self, index: int, series: Series) -> str:
         """A series as dots or as a line with gaps."""
         places = [self.at(x, y) if np.isfinite([x, y]).all() else None for x, y in zip(series.x, series.y, strict=True)]
-        colour = f"s{index % 6}"
+        colour = _class(index, series)
         if series.points:
             return "".join(
                 f'<circle class="{colour} dot" cx="{p[0]:.1f}" cy="{p[1]:.1f}" r="2.5"/>' for p in places if p
@@ -131,16 +181,25 @@ class _Frame:
         dashed = " dashed" if series.dashed else ""
         return f'<path class="{colour} line{dashed}" d="{"".join(steps)}"/>'
 
-    def svg(self, body: str) -> str:
+    def _y_ticks(self) -> list[tuple[float, float]]:
+        """Where lines are drawn, and what is written beside them."""
+        if not self.log:
+            return [(value, value) for value in ticks(self.y0, self.y1)]
+        powers = range(math.floor(self.y0), math.ceil(self.y1) + 1)
+        steps = (1,) if self.y1 - self.y0 > 3 else (1, 2, 5)
+        values = [step * 10.0**power for power in powers for step in steps]
+        return [(math.log10(v), v) for v in values if self.y0 - 1e-9 <= math.log10(v) <= self.y1 + 1e-9]
+
+    def svg(self, body: str, x_ticks: bool = True) -> str:
         """The whole plot."""
         parts = []
         bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
-        for value in ticks(self.x0, self.x1, 7):
+        for value in ticks(self.x0, self.x1, 7) if x_ticks else []:
             x, _ = self.at(value, self.y0)
             parts.append(f'<path class="grid" d="M{x:.1f} {_TOP}V{bottom}"/>')
             parts.append(f'<text class="soft" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{value:.4g}</text>')
-        for value in ticks(self.y0, self.y1):
-            _, y = self.at(self.x0, value)
+        for place, value in self._y_ticks():
+            _, y = self.at(self.x0, place)
             parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>')
             parts.append(f'<text class="soft" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>')
         middle_x, middle_y = (_LEFT + right) / 2, (_TOP + bottom) / 2
@@ -159,10 +218,19 @@ def _range(series: Sequence[Series], axis: str, zero: bool = False) -> tuple[flo
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
-def _legend(series: Sequence[Series]) -> str:
+def _log10(values: FloatArray) -> FloatArray:
+    values = np.asarray(values, np.float64)
+    return np.log10(values, out=np.full(values.shape, np.nan), where=values > 0)
+
+
+def _class(index: int, item: Series | Bars) -> str:
+    return f"s{(index if item.colour is None else item.colour) % 6}"
+
+
+def _legend(items: Sequence[Series | Bars]) -> str:
     parts, x = [], float(_LEFT)
-    for i, item in enumerate(series):
-        parts.append(f'<rect class="s{i % 6} bar" x="{x:.0f}" y="9" width="12" height="4" rx="2"/>')
+    for i, item in enumerate(items):
+        parts.append(f'<rect class="{_class(i, item)} bar" x="{x:.0f}" y="9" width="12" height="4" rx="2"/>')
         parts.append(f'<text x="{x + 17:.0f}" y="15">{escape(item.name)}</text>')
         x += 34 + 6.6 * len(item.name)
     return "".join(parts)

@@ -26,6 +26,14 @@ from stfm_ros.types import ByteArray
 
 
 @dataclass(frozen=True)
+class Finding:
+    """A sentence at the top of the page that must not be missed; ``tone`` is good, bad or empty."""
+
+    text: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
 class Figure:
     """A headline number; ``tone`` is good, bad or empty."""
 
@@ -37,13 +45,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text; the first column is left-aligned, the others are numbers. ``best`` rows are marked."""
+    """Rows of text; the first ``texts`` columns are left-aligned, the others are numbers. ``best`` rows are marked."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
     best: frozenset[int] = frozenset()
+    texts: int = 1
     kind: str = "table"
 
 
@@ -60,12 +69,13 @@ class Plot:
 
 @dataclass(frozen=True)
 class Picture:
-    """(H, W, 3) uint8 RGB, embedded as JPEG (or as PNG where ``exact``)."""
+    """(H, W, 3) uint8 RGB, embedded as JPEG (or as PNG where ``exact``). ``wide`` takes the whole row."""
 
     title: str
     image: ByteArray
     note: str = ""
     exact: bool = False
+    wide: bool = True
     kind: str = "picture"
 
     @property
@@ -77,20 +87,52 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Heading:
+    """What the parts that follow are about."""
+
+    title: str
+    note: str = ""
+    kind: str = "heading"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Text as it is, folded away until it is asked for."""
+
+    title: str
+    text: str
+    kind: str = "listing"
+
+
+@dataclass(frozen=True)
+class Notes:
+    """A list of sentences."""
+
+    title: str
+    sentences: tuple[str, ...]
+    kind: str = "notes"
+
+
+Part = Table | Plot | Picture | Heading | Listing | Notes
+
+
+@dataclass(frozen=True)
 class Report:
     """A page.
 
     Attributes:
         figures: shown large at the top.
-        parts: tables, plots and pictures in order; two plots or tables share a row where there is room.
+        parts: in order; two plots or tables share a row where there is room.
         facts: what was run on what, at the foot; version, time and machine are added.
+        findings: what the page comes to, in sentences; shown first.
     """
 
     title: str
     subtitle: str
     figures: tuple[Figure, ...] = ()
-    parts: tuple[Table | Plot | Picture, ...] = ()
+    parts: tuple[Part, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
 
 def write_report(path: Path | str, report: Report) -> None:

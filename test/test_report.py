@@ -14,8 +14,20 @@ import pytest
 
 from stfm_ros import __version__
 from stfm_ros.errors import ConfigError
-from stfm_ros.plots import Series, Span, bar_plot, line_plot, path_plot, ticks
-from stfm_ros.report import Figure, Picture, Plot, Report, Table, render, write_report
+from stfm_ros.plots import Bars, Series, Span, bar_plot, group_plot, line_plot, path_plot, ticks
+from stfm_ros.report import (
+    Figure,
+    Finding,
+    Heading,
+    Listing,
+    Notes,
+    Picture,
+    Plot,
+    Report,
+    Table,
+    render,
+    write_report,
+)
 
 X = np.linspace(0, 6, 40)
 VOID = {"meta", "img", "br"}
@@ -129,3 +141,46 @@ def test_ticks_are_round() -> None:
     assert ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert ticks(-3, 47) == pytest.approx([0, 10, 20, 30, 40])
     assert ticks(2, 2) == [2]
+
+
+def test_bars_rise_with_their_values_and_leave_out_what_is_not_known() -> None:
+    nothing = np.full(2, np.nan)
+    svg = group_plot(
+        ["one", "two < three"],
+        [
+            Bars("a", np.array([10.0, 40]), np.array([5.0, 30]), np.array([20.0, 50])),
+            Bars("b", nothing, nothing, nothing),
+        ],
+        "%",
+    )
+    ET.fromstring(svg)
+    heights = [float(h) for h in re.findall(r'height="([\d.]+)" rx="2"/>(?=<path)', svg)]
+    assert heights[1] == pytest.approx(4 * heights[0], abs=0.2)
+    assert svg.count("whisker") == 2 and "nan" not in svg and "two &lt; three" in svg
+
+
+def test_a_logarithmic_axis_is_even_in_powers_of_ten() -> None:
+    y = np.array([1.0, 10, 100, 0.0])
+    svg = line_plot([Series("loss", np.arange(4.0), y, colour=3)], "x", "y", log=True)
+    line = re.search(r'class="s3 line" d="([^"]+)"', svg)
+    assert line
+    places = [float(p.split()[1]) for p in re.split("[ML]", line[1])[1:]]
+    assert len(places) == 3  # zero has no logarithm
+    assert places[0] - places[1] == pytest.approx(places[1] - places[2], abs=0.2)
+    assert all(f">{value}<" in svg for value in (1, 10, 100))
+
+
+def test_findings_come_first_and_listings_are_folded() -> None:
+    page = render(
+        Report(
+            "t", "s", figures=(Figure("a", "1"),), findings=(Finding("It is worse <here>.", "bad"),),
+            parts=(Heading("Part", "why"), Notes("Terms", ("one", "two")), Listing("Config", "a: <b>\n  c: 1"),
+                   Table("T", ("a", "b", "c"), (("x", "y", "1"),), texts=2)),
+        )
+    )  # fmt: skip
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    assert page.index("It is worse &lt;here&gt;.") < page.index("Part</h2>") and '<li class="bad">' in page
+    assert "<details>" in page and "a: &lt;b&gt;\n  c: 1</pre>" in page and "<li>two</li>" in page
+    assert page.count('<td class="text">') == 2

@@ -1,0 +1,1 @@
+"""The parts of the report of a training run; its door is ``stfm_training.training_report``."""
