@@ -13,12 +13,15 @@ from stfm_ros.baselines import BASELINES, orb, sift
 from stfm_ros.errors import DatasetError, RuntimeNotAvailable
 from stfm_ros.evaluate import (
     SOLVERS,
+    WithDepth,
+    agreeing,
     auc_interval,
     corner_error,
     epipolar_errors,
     evaluate_homographies,
     evaluate_pairs,
     homography_errors,
+    match_pair,
     pose_auc,
     pose_error,
 )
@@ -259,6 +262,34 @@ def test_a_perfect_matcher_and_one_that_finds_nothing(solver: str) -> None:
     assert seen == [(i + 1, len(pairs)) for i in range(len(pairs))]
     record = json.loads(json.dumps(none.to_dict(with_pairs=True), allow_nan=False))
     assert record["median_error_deg"] is None and len(record["scores"]) == len(pairs)
+
+
+def test_a_method_that_asks_for_depth_gets_that_of_both_images() -> None:
+    source = Recording([(0.0, 0.0, 0.3 * i) for i in range(3)])
+    pairs = [Pair(source, 0, 1, 1.0), Pair(source, 1, 2, 1.0)]
+    seen: list[tuple[float, float]] = []
+
+    def look(a: ByteArray, b: ByteArray, depth0: Float32Array | None, depth1: Float32Array | None) -> Matches:
+        assert depth0 is not None and depth1 is not None
+        seen.append((float(depth0[0, 0]), float(depth1[0, 0])))
+        return source.truth(a, b)
+
+    scores = evaluate_pairs({"colour": source.truth, "depth": WithDepth(look)}, pairs, "stfm")
+    assert np.array(seen) == pytest.approx(np.array([(4.0, 3.7), (3.7, 3.4)]))
+    assert scores["colour"].auc == scores["depth"].auc
+    assert len(match_pair(WithDepth(look), pairs[0])) == len(match_pair(source.truth, pairs[0])) > 0
+    blind = Pair(Recording([(0.3 * i, 0.0, 0.0) for i in range(2)], depth=False), 0, 1, 1.0)
+    assert blind.depths == (None, None)
+
+
+def test_matches_that_fit_the_true_motion_are_told_from_others() -> None:
+    source = Recording([(0.3 * i, 0.0, 0.0) for i in range(2)])
+    pair = Pair(source, 0, 1, 1.0)
+    found = match_pair(source.truth, pair)
+    off = found.keypoints1.copy()
+    off[::3, 1] += 8  # across the epipolar lines, which are rows
+    fits = agreeing(pair, replace(found, keypoints1=off))
+    assert fits.dtype == np.bool_ and not fits[::3].any() and fits[1::3].all() and fits[2::3].all()
 
 
 def test_one_failed_pair_of_two_halves_the_auc() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sequences import oxford_folder, rgbd_folder
 
+from stfm_ros.cli import main
 from stfm_ros.config import MatcherConfig
 from stfm_ros.errors import ImageError, WeightsError
 from stfm_ros.images import fit, fit_depth
@@ -101,6 +104,21 @@ def test_a_teacher_needs_depth_and_a_student_refuses_it(teacher: Path) -> None:
     assert not student.takes_depth
     with pytest.raises(ImageError, match=r"takes colour alone, but depth was given: leave it out, or name an RGB-D"):
         student.match(image, image, depth0=depth, depth1=depth)
+
+
+def test_eval_gives_a_teacher_the_recorded_depth(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = rgbd_folder(tmp_path / "wall")
+    common = ["--model", str(teacher), "--runtime", "torch", "--threads", "1", "--methods", "sift", "--json"]
+    main(["eval", str(folder), "--pairs", "1", *common])
+    record = json.loads(capsys.readouterr().out)
+    assert record["model"]["name"] == "teacher"
+    assert [score["method"] for score in record["inputs"][0]["scores"]] == ["stfm teacher", "sift"]
+    plain = oxford_folder(tmp_path / "oxford")
+    assert main(["eval", str(folder), str(plain), *common]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "oxford holds no depth, which stfm teacher needs (it is an RGB-D model): give a recording" in error
 
 
 def test_an_exported_teacher_matches_as_its_weights_do(teacher: Path, tmp_path: Path) -> None:
