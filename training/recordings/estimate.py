@@ -22,7 +22,7 @@ Match = Callable[[ByteArray, ByteArray], Matches]
 INLIER_PX = 3.0
 LEAST_INLIERS, LEAST_SHARE = 40, 0.25
 #: how far apart the motions of both directions may place the points that an image sees, as INLIER_PX, in the median
-MOST_APART_PX = 6.0
+MOST_APART_PX = 4.0
 #: where depth steps by more than this share within a pixel, a keypoint's depth is anybody's guess
 EDGE = 0.05
 
@@ -85,7 +85,11 @@ def _place(keypoints0: Float32Array, depth0: Float32Array, keypoints1: Float32Ar
     limit_px = INLIER_PX * camera.width / 640
     refine = {"loss_type": "CAUCHY", "loss_scale": limit_px / 3}
     pose, info = poselib.estimate_absolute_pose(
-        rays1[known] * focal, points, pinhole, {"max_reproj_error": limit_px, "max_iterations": 2000}, refine
+        rays1[known] * focal,
+        points,
+        pinhole,
+        {"max_reproj_error": limit_px, "min_iterations": 100, "max_iterations": 2000},
+        refine,
     )
     inliers = int(info["num_inliers"])
     if inliers < LEAST_INLIERS or inliers < LEAST_SHARE * len(points):
