@@ -194,11 +194,12 @@ def _case(
     load_s: float | None = None,
     weights_hash: str | None = None,
 ) -> Case:
-    times = {stage: _time(call, repeat, warm_up) for stage, call in stages.items()}
+    times = {stage: timed(call, repeat, warm_up) for stage, call in stages.items()}
     return Case(method, threads, camera.width, camera.height, len(matches), load_s, weights_hash, times)
 
 
-def _time(call: Callable[[], object], repeat: int, warm_up: int) -> Times:
+def timed(call: Callable[[], object], repeat: int, warm_up: int) -> Times:
+    """Of ``repeat`` calls, after some that do not count."""
     for _ in range(warm_up):
         call()
     ms = []
@@ -206,5 +207,10 @@ def _time(call: Callable[[], object], repeat: int, warm_up: int) -> Times:
         began = time.perf_counter()
         call()
         ms.append(1e3 * (time.perf_counter() - began))
+    return quartiles(ms)
+
+
+def quartiles(ms: Sequence[float]) -> Times:
+    """Of single times, ms."""
     q25, median, q75, p95 = np.percentile(ms, (25, 50, 75, 95))
     return Times(float(median), float(q25), float(q75), float(p95))

@@ -128,7 +128,7 @@ def test_pairs_are_of_the_same_views_wherever_they_are_drawn() -> None:
 def test_a_gpu_that_is_not_there_is_refused_and_auto_takes_what_there_is() -> None:
     assert Rendered([]).device == "cpu" and not Rendered([]).on_gpu
     if torch.cuda.is_available():
-        assert Rendered([], "auto").device == "cuda"
+        assert Rendered([], "auto").device == "cuda:0"
         pytest.skip("this machine has a GPU: nothing to refuse")
     assert Rendered([], "auto").device == "cpu"
     with pytest.raises(ConfigError, match="device 'cuda': torch sees no GPU here; use cpu, or auto"):

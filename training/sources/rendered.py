@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -21,10 +22,11 @@ class Rendered:
 
     Args:
         textures: photographs, each (H, W, 3) uint8 RGB; may be empty.
-        device: where pictures are drawn: ``cpu`` (OpenCV), ``auto`` (a GPU where torch has one) or a device of torch
-            (``cuda:1``). Views and scenes are chosen on the CPU, the same ones for every device; depth agrees to the
-            last bits and pictures to a few of 255 levels, so a run is the same to the bit on one kind of device. The
-            processes of a DataLoader that draw on a GPU have to be started by ``spawn``, see :attr:`on_gpu`.
+        device: where pictures are drawn: ``cpu`` (OpenCV), ``auto`` (torch's GPU of this process, where there is
+            one) or a device of torch (``cuda:1``). Scenes and views are chosen on the CPU, the same ones for every
+            device; depth agrees to the last bits and pictures to a few of 255 levels, so a run is the same to the bit
+            on one kind of device. The processes of a DataLoader that draw on a GPU have to be started by ``spawn``,
+            see :attr:`on_gpu`.
 
     Raises:
         ConfigError: the device is a GPU that torch does not have.
@@ -62,7 +64,7 @@ def _existing(device: str) -> str:
     import torch
 
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {device!r}: torch sees no GPU here; use cpu, or auto for one where there is one")
     return device
