@@ -69,13 +69,16 @@ class Plot:
 
 @dataclass(frozen=True)
 class Picture:
-    """(H, W, 3) uint8 RGB, embedded as JPEG (or as PNG where ``exact``). ``wide`` takes the whole row."""
+    """(H, W, 3) uint8 RGB, embedded as JPEG (or as PNG where ``exact``). ``wide`` takes the whole row, else two share
+    one; ``begins_row`` leaves what is before it alone in its row.
+    """
 
     title: str
     image: ByteArray
     note: str = ""
     exact: bool = False
     wide: bool = True
+    begins_row: bool = False
     kind: str = "picture"
 
     @property

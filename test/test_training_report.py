@@ -250,7 +250,7 @@ def test_every_solver_scores_the_same_matches(good: Evaluation) -> None:
 
 
 def test_pictures_show_what_is_solved_what_fails_and_what_changed(good: Evaluation) -> None:
-    titles = [shown.title.partition(":")[0] for shown in good.shown]
+    titles = [re.split("[:,] (?!though)", shown.title)[0] for shown in good.shown]
     assert titles == [
         "Solved, though hard",
         "Solved, though hard",
@@ -260,6 +260,7 @@ def test_pictures_show_what_is_solved_what_fails_and_what_changed(good: Evaluati
         "Lost most",
         "Lost most",
     ]
+    assert [shown.leads for shown in good.shown] == [False, False, False, True, False, True, False]
     solved, failure = good.shown[0], good.shown[2]
     assert solved.note.startswith("Little overlap (30%)")  # the pair of least overlap
     assert failure.note.endswith("No matches; no pose.")

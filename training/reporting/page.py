@@ -68,7 +68,13 @@ def _figures(report: TrainingReport) -> list[Figure]:
         old = scores.get(BEFORE)
         fine = f"{EPIPOLAR_THRESHOLDS[0]:g}"
         values = [(f"AUC@{key}", new.auc[key], old.auc[key] if old else None) for key in new.auc]
-        values.append(("precision", new.precision[fine], old.precision[fine] if old else None))
+        values.append(
+            (
+                f"precision < {EPIPOLAR_THRESHOLDS[0]:.0e}".replace("e-0", "e-"),
+                new.precision[fine],
+                old.precision[fine] if old else None,
+            )
+        )
         if number:
             values = [row for row in values if row[0] == f"AUC@{HEADLINE_DEG:g}"]
         figures += [_figure(f"{label}, {evaluation.name}", 100 * value, was) for label, value, was in values]
@@ -107,7 +113,14 @@ def _evaluation_parts(evaluation: Evaluation) -> list[Part]:
     groups = [f"AUC@{key}" for key in one.auc]
     parts.append(Plot("Pose AUC, with 95 % intervals", group_plot(groups, bars, "%")))
     parts.append(Plot("Share of pairs below an error", _recall_plot(main), "Pairs without a pose are in none."))
-    parts += [Picture(shown.title, shown.picture, shown.note, wide=False) for shown in evaluation.shown]
+    if evaluation.shown:
+        shown_of = AFTER if AFTER in main else next(iter(main))
+        note = f"matches of {shown_of} where no other is named; green fits the true motion, red does not"
+        parts.append(Heading(f"Pairs of {evaluation.name}", note))
+    parts += [
+        Picture(shown.title, shown.picture, shown.note, wide=False, begins_row=shown.leads)
+        for shown in evaluation.shown
+    ]
     return parts
 
 

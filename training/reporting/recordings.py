@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -77,8 +78,8 @@ def _shown(
         for title, i in (("Won most", int(change.argmin())), ("Lost most", int(change.argmax()))):
             if abs(change[i]) > 1 and (change[i] < 0) == (title == "Won most"):
                 for name in (BEFORE, AFTER):
-                    error = pose_errors(scores[name])[i]
-                    shown.append(_drawn(f"{title}: {name}", pairs[i], found[name][i], error))
+                    drawn = _drawn(f"{title}, {name}", pairs[i], found[name][i], pose_errors(scores[name])[i])
+                    shown.append(replace(drawn, leads=name == BEFORE))
     return shown
 
 
