@@ -38,7 +38,10 @@ REQUIRES = [
 ]
 EXTRAS = {
     "torch": ["torch>=2.2", "safetensors>=0.4"],
-    "train": ["torch>=2.2", "safetensors>=0.4", "onnx>=1.15", "onnxscript>=0.1", "matplotlib>=3.5", "poselib>=2.0.4"],
+    "train": [
+        "torch>=2.2", "safetensors>=0.4", "lightning>=2.4", "tensorboard>=2.10", "onnx>=1.15", "onnxscript>=0.1",
+        "matplotlib>=3.5", "poselib>=2.0.4",
+    ],
     "demo": ["matplotlib>=3.5"],
     "test": [
         "pytest>=7,<9",  # launch_testing's pytest plugin breaks under 9
@@ -160,7 +163,10 @@ setup(
     # stfm_ros/__init__.py). stfm_training is a link to training/ for the same reason: a mapping would need a finder.
     package_dir={"": "."},
     packages=find_packages(include=[NAME, f"{NAME}.*", "stfm_training", "stfm_training.*"]),
-    package_data={NAME: ["py.typed", "weights/*", "weights/*/*", "data/*", "data/*/*", "templates/*"]},
+    package_data={
+        NAME: ["py.typed", "weights/*", "weights/*/*", "data/*", "data/*/*", "templates/*"],
+        "stfm_training": ["configs/*"],
+    },
     data_files=[] if PREFIXES else share_files(),
     install_requires=REQUIRES,
     extras_require=EXTRAS,

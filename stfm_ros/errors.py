@@ -8,6 +8,7 @@ StfmError
 |-- DatasetError         a folder of images, depth and poses is not laid out as documented
 |-- WeightsError         weights are missing, damaged, or belong to another preset
 |-- TrainingError        a training run cannot begin or go on
+|-- TrainingNotAvailable what training needs is not installed here
 |-- RuntimeNotAvailable  the inference runtime that was asked for cannot be had
 `-- RosNotAvailable      ROS 2, or this package's messages, cannot be imported
 """
@@ -43,6 +44,10 @@ class WeightsError(StfmError):
 
 class TrainingError(StfmError):
     """A training run cannot begin or go on."""
+
+
+class TrainingNotAvailable(StfmError):
+    """What training needs is not installed here."""
 
 
 class RuntimeNotAvailable(StfmError):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from stfm_ros.errors import DatasetError
 from stfm_training.photometric import augment
 from stfm_training.sources.pair import Pair, Source
 from stfm_training.supervision import UNMATCHED, mutual_cells
@@ -97,7 +98,10 @@ class Batches(Dataset[Batch]):
             cells = mutual_cells(pair.warp01, pair.warp10, self.width, self.width)
             if (cells >= 0).sum() >= FEWEST_CELLS:
                 return tensors(pair, cells, rng, difficulty)
-        raise RuntimeError(f"{TRIES} pairs in a row had fewer than {FEWEST_CELLS} cells in common; look at the mix")
+        raise DatasetError(
+            f"{TRIES} pairs in a row had fewer than {FEWEST_CELLS} cells of 8 px in common at {self.width}x{self.height}: "
+            "larger images, or another mix"
+        )
 
 
 class Steps(Sampler[int]):

@@ -7,9 +7,10 @@ average of that is the mean over all matches, however unevenly they are spread.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 def world_size() -> int:
@@ -41,6 +42,22 @@ def mean_value(values: Tensor, weights: Tensor) -> Tensor:
     return process_mean(mean(values.detach(), weights)).clamp(min=1e-6)
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum is the same in each process, and so is its gradient: the sum of what each of them makes of it."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # type: ignore[override]
+        value = value.clone()
+        distributed.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        gradient = gradient.clone()
+        distributed.all_reduce(gradient)
+        return gradient
+
+
 class ProcessNorm(nn.BatchNorm2d):
     """Batch normalisation over the batches of all processes, on any device (torch's own needs a GPU)."""
 
@@ -53,7 +70,7 @@ class ProcessNorm(nn.BatchNorm2d):
         sums = torch.cat(
             [values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), values.new_full((1,), x[:, 0].numel())]
         )
-        sums = all_reduce(sums)  # type: ignore[no-untyped-call]
+        sums = _SumOverProcesses.apply(sums)  # type: ignore[no-untyped-call]
         n = sums[-1]
         average, square = (sums[:-1] / n).chunk(2)
         variance = square - average.square()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from pathlib import Path
 
 import cv2
@@ -76,7 +77,10 @@ def train(role: str, config: TrainingConfig, out: Path, opened: Opened | None = 
 
 def make_trainer(role: str, config: TrainingConfig, out: Path, validates: bool) -> L.Trainer:
     """Lightning's trainer; under torchrun it takes the processes from there."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training")  # teacher and moving average
+    warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning with a newer torch
     processes = int(os.environ.get("WORLD_SIZE", 1))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if config.data.pairs < processes:

@@ -15,11 +15,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from stfm_ros import __version__
-from stfm_ros.cli import bench, convert_weights, demo, evaluation, import_rgbd, info, match, run
+from stfm_ros.cli import bench, bench_train, convert_weights, demo, evaluation, import_rgbd, info, match, run, train
 from stfm_ros.cli.command import BROKEN, DONE, EXIT_CODES, INTERRUPTED, NEGATIVE, REFUSED, Screen, UsageError, to_json
 from stfm_ros.errors import StfmError
 
-COMMANDS = tuple(module.COMMAND for module in (demo, match, run, evaluation, import_rgbd, convert_weights, bench, info))
+COMMANDS = tuple(
+    module.COMMAND
+    for module in (demo, match, run, evaluation, import_rgbd, train, convert_weights, bench, bench_train, info)
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,9 +38,14 @@ def make_parser() -> Parser:
     parser = Parser("stfm", description="Learned image matching for robots.", epilog=f"Exit codes: {codes}.")
     parser.add_argument("--version", action="version", version=f"stfm_ros {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    groups = {"": commands}  # of commands of two words, by the first, which is a command itself
+    parsers: dict[str, Parser] = {}
     for command in COMMANDS:
-        one = commands.add_parser(
-            command.name,
+        first, _, last = command.name.rpartition(" ")
+        if first not in groups:
+            groups[first] = parsers[first].add_subparsers(metavar="", title="more")
+        one = parsers[command.name] = groups[first].add_parser(
+            last,
             help=command.summary,
             description=command.description,
             epilog=f"Example: {command.example}",

@@ -46,11 +46,13 @@ def add_settings(parser: argparse.ArgumentParser, *sections: str) -> None:
     for setting in settings(AppConfig):
         section, _, name = setting.name.partition(".")
         if section in sections:
-            names = [f"--{name.replace('_', '-')}"] if section == "matcher" else []
-            kind = "|".join(setting.about.choices) or setting.type.__name__.upper()
-            group.add_argument(
-                *names, f"--{setting.name}", dest=_PREFIX + setting.name, metavar=kind, help=_help(setting)
-            )  # fmt: skip
+            add_setting(group, setting, *([f"--{name.replace('_', '-')}"] if section == "matcher" else []))
+
+
+def add_setting(group: argparse._ArgumentGroup, setting: Setting, *names: str) -> None:
+    """One setting as the option of its dotted name, and of others."""
+    kind = "|".join(setting.about.choices) or setting.type.__name__.upper()
+    group.add_argument(*names, f"--{setting.name}", dest=_PREFIX + setting.name, metavar=kind, help=_help(setting))
 
 
 def read_config(options: argparse.Namespace) -> AppConfig:
@@ -68,13 +70,14 @@ def given_settings(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read.
     """
-    values = read_params(options.params) if options.params else {}
-    types = {setting.name: setting.type for setting in settings(AppConfig)}
-    for key, text in vars(options).items():
-        name = key.removeprefix(_PREFIX)
-        if key != name and text is not None:
-            values[name] = _parse(text, types[name])
-    return values
+    return (read_params(options.params) if options.params else {}) | given_options(options, AppConfig)
+
+
+def given_options(options: argparse.Namespace, of: type) -> dict[str, Any]:
+    """What the options set of a config class, by dotted name; not checked."""
+    types = {setting.name: setting.type for setting in settings(of)}
+    given = {name: text for name in types if (text := getattr(options, _PREFIX + name, None)) is not None}
+    return {name: _parse(text, types[name]) for name, text in given.items()}
 
 
 def read_params(path: Path) -> dict[str, Any]:
