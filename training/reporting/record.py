@@ -59,7 +59,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Shown:
-    """A pair as a picture, (H, W, 3) uint8 RGB: why it is shown, what is seen; ``leads`` where the next belongs to it."""
+    """A pair as a picture (H, W, 3) uint8 RGB, why it is shown, and what is seen; ``leads``: the next belongs to it."""
 
     title: str
     note: str
