@@ -90,6 +90,21 @@ def test_depth_of_a_plane_is_exact_at_pixel_centres(x: float, y: float, roll: fl
     assert (depth[rays[..., 2] < -1e-3] == 0).all()
 
 
+@pytest.mark.parametrize("kind", ["indoor", "outdoor"])
+def test_a_small_image_is_drawn_another_way_and_is_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = Camera(64, 48, np.diag([0.4, 0.4, 1]) @ CAMERA.K)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        scene = Scene.random(rng, photographs(), kind)
+        for T in random_pair_views(scene, rng, CAMERA):
+            monkeypatch.setattr("stfm_training.raster.SMALL", 64 * 48)
+            small = scene.render(camera, T)
+            monkeypatch.setattr("stfm_training.raster.SMALL", 0)
+            usual = scene.render(camera, T)
+            np.testing.assert_array_equal(small.depth, usual.depth)
+            np.testing.assert_array_equal(small.image, usual.image)
+
+
 def test_a_face_is_drawn_from_its_front_only_unless_it_has_two_sides() -> None:
     above = look_at(np.array([0, 0, 3.0]), np.array([0.1, 0, 2.0]))
     assert (plane().depth(CAMERA, above) == 0).all()
@@ -139,6 +154,20 @@ def test_the_same_seed_gives_the_same_scene() -> None:
     np.testing.assert_array_equal(image, again)
     np.testing.assert_array_equal(depth, depth_again)
     assert (image != other).any()
+
+
+def test_a_picture_does_not_depend_on_what_was_looked_at_before() -> None:
+    def drawn(order: list[int]) -> tuple[list[np.ndarray], float]:
+        rng = np.random.default_rng(11)
+        scene = Scene.random(rng, photographs(), "indoor")
+        views = random_pair_views(scene, rng, CAMERA, 1.0)
+        images = {i: scene.render(CAMERA, views[i]).image for i in order}
+        painted = {face.texture: "image" in vars(face.texture) for face in scene.raster.faces}
+        return [images[0], images[1]], float(np.mean(list(painted.values())))
+
+    (first, share), (again, _) = drawn([0, 1]), drawn([1, 0])
+    np.testing.assert_array_equal(first, again)
+    assert 0 < share < 0.9  # what nobody sees is not painted
 
 
 def test_a_scene_needs_no_photographs_and_refuses_an_unknown_kind() -> None:

@@ -26,27 +26,37 @@ class Texture:
     Attributes:
         tiled: repeat it without end (else its border is repeated); sizes are then powers of two.
         size: (width, height) of level 0.
-        has_holes: whether there is an :attr:`alpha`.
     """
 
     def __init__(self, image: ByteArray, tiled: bool = False) -> None:
         """``image``: (H, W, 3) uint8 RGB."""
         self._paint: Callable[[], ByteArray] = lambda: image
         self.size = image.shape[1], image.shape[0]
-        self.tiled, self.has_holes = tiled, False
+        self.tiled = tiled
+        self._holes: Callable[[], ByteArray] | None = None
 
     @classmethod
     def painted(
-        cls, paint: Callable[[], ByteArray], side: int, *, tiled: bool = False, has_holes: bool = False
+        cls,
+        paint: Callable[[], ByteArray],
+        side: int,
+        *,
+        tiled: bool = False,
+        holes: Callable[[], ByteArray] | None = None,
     ) -> Texture:
         """A texture that ``paint`` makes when it is first looked at: most of a scene's are in no view.
 
-        ``paint`` gives (side, side, 3) uint8 RGB, or with a fourth channel, the alpha, where it has holes. It must not
-        take from a generator that somebody else takes from.
+        ``paint`` gives :attr:`image` and ``holes``, where the surface has some, :attr:`alpha`, both of ``side`` texels
+        either way. Neither must take from a generator that somebody else takes from.
         """
         texture = cls.__new__(cls)
-        texture._paint, texture.size, texture.tiled, texture.has_holes = paint, (side, side), tiled, has_holes
+        texture._paint, texture.size, texture.tiled, texture._holes = paint, (side, side), tiled, holes
         return texture
+
+    @property
+    def has_holes(self) -> bool:
+        """Whether :attr:`alpha` is 0 somewhere."""
+        return self._holes is not None
 
     @property
     def border(self) -> int:
@@ -54,18 +64,14 @@ class Texture:
         return cv2.BORDER_WRAP if self.tiled else cv2.BORDER_REPLICATE
 
     @cached_property
-    def _painting(self) -> ByteArray:
-        return self._paint()
-
-    @cached_property
     def image(self) -> ByteArray:
         """(H, W, 3) uint8 RGB."""
-        return np.ascontiguousarray(self._painting[..., :3])
+        return self._paint()
 
     @cached_property
     def alpha(self) -> ByteArray:
         """(H, W) uint8, 0 where the surface has a hole."""
-        return np.ascontiguousarray(self._painting[..., 3]) if self.has_holes else np.ones(self.size[::-1], np.uint8)
+        return self._holes() if self._holes else np.ones(self.size[::-1], np.uint8)
 
     @cached_property
     def levels(self) -> list[ByteArray]:
@@ -337,10 +343,11 @@ def leaves(rng: Generator, base: Texture) -> Texture:
     own = _own(rng)
 
     def paint() -> ByteArray:
-        image = cv2.resize(base.image, (256, 256), interpolation=cv2.INTER_AREA)
-        noise = value_noise(own, 256, int(2 ** own.integers(3, 6)), 3)
-        y, x = np.mgrid[-1:1:256j, -1:1:256j]
-        alpha = (noise + 1.2 * (1 - 1.6 * (x * x + y * y))) > 0
-        return np.asarray(np.dstack([image, alpha.astype(np.uint8)]), np.uint8)
+        return np.asarray(cv2.resize(base.image, (256, 256), interpolation=cv2.INTER_AREA), np.uint8)
 
-    return Texture.painted(paint, 256, has_holes=True)
+    def holes() -> ByteArray:
+        noise = value_noise(own, 256, int(2 ** own.integers(3, 6)), 3)
+        x = np.linspace(-1, 1, 256, dtype=np.float32)
+        return np.asarray(noise + 1.2 * (1 - 1.6 * (x * x + (x * x)[:, None])) > 0, np.uint8)
+
+    return Texture.painted(paint, 256, holes=holes)
