@@ -112,7 +112,8 @@ def test_a_teacher_is_given_the_depth_and_refuses_pairs_without(pairs: list[Pair
 def test_exact_truth_tells_a_trained_network_from_another(pairs: list[Pair]) -> None:
     scores = truth_scores({"shipped": SHIPPED, "teacher": teacher()}, Rendered([]), 2, 5, HEIGHT, WIDTH, 0.3)
     shipped = scores["shipped"]
-    assert shipped.right > 0.6 > scores["teacher"].right
+    assert shipped.right > 0.6
+    assert scores["teacher"].found < 0.01  # by chance
     assert 0.02 < shipped.found < 1 and shipped.median_px is not None and shipped.median_px < 1.5
     assert (shipped.source, shipped.pairs, shipped.threshold) == ("Rendered", 2, 0.2)
 

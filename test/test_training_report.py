@@ -315,7 +315,7 @@ def test_page_record_and_card_say_the_same(run: Path, good: Evaluation, bad: Eva
     ):
         assert words in page
     assert page.count("data:image/jpeg") == len(good.shown) and "office <b>" not in page
-    assert "| after | opencv |" in card and "Failure: images 0 and 1" in card  # each pair is a recording of its own
+    assert "| after | opencv |" in card and "Failure: pair 5, images 0 and 1" in card
     assert card.index("after is worse") < card.index("after is better")
 
 

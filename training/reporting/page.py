@@ -33,6 +33,7 @@ class Curves:
 CURVES = (
     Curves("Coarse accuracy", ("coarse_accuracy", "val_coarse_accuracy"), "share of true matches found"),
     Curves("Fine error", ("fine_px", "val_fine_px"), "median, px"),
+    Curves("Gradient", ("gradient",), "norm before it is clipped", log=True),
     Curves("Learning rate", ("lr",), "learning rate"),
     Curves("Throughput", ("pairs_s",), "pairs a second"),
     Curves("Waiting for data", ("waiting",), "share of the time"),

@@ -71,14 +71,14 @@ def _shown(
     overlap = np.nan_to_num([pair.overlap for pair in pairs], nan=0.5)
     solved = [i for i in np.argsort(overlap, kind="stable").tolist() if errors[i] < SOLVED_DEG][:HARDEST]
     failed = [i for i in np.lexsort([np.array(fitting), -errors]).tolist() if errors[i] >= SOLVED_DEG][:WORST]
-    shown = [_drawn("Solved, though hard", pairs[i], found[main][i], errors[i]) for i in solved]
-    shown += [_drawn("Failure", pairs[i], found[main][i], errors[i]) for i in failed]
+    shown = [_drawn(f"Solved, though hard: pair {i}", pairs[i], found[main][i], errors[i]) for i in solved]
+    shown += [_drawn(f"Failure: pair {i}", pairs[i], found[main][i], errors[i]) for i in failed]
     if BEFORE in scores and AFTER in scores:
         change = np.minimum(errors, FAILED_DEG) - np.minimum(pose_errors(scores[BEFORE]), FAILED_DEG)
         for title, i in (("Won most", int(change.argmin())), ("Lost most", int(change.argmax()))):
             if abs(change[i]) > 1 and (change[i] < 0) == (title == "Won most"):
                 for name in (BEFORE, AFTER):
-                    drawn = _drawn(f"{title}, {name}", pairs[i], found[name][i], pose_errors(scores[name])[i])
+                    drawn = _drawn(f"{title}, {name}: pair {i}", pairs[i], found[name][i], pose_errors(scores[name])[i])
                     shown.append(replace(drawn, leads=name == BEFORE))
     return shown
 
@@ -88,4 +88,4 @@ def _drawn(title: str, pair: Pair, matches: Matches, error_deg: float) -> Shown:
     words = sentence(PairFacts.of(pair), len(matches), int(fits.sum()), float(error_deg))
     error = f"{error_deg:.1f} deg" if np.isfinite(error_deg) else "no pose"
     pictured = draw_matches(*pair.images, matches, fits, error, width=_WIDTH_PX)
-    return Shown(f"{title}: images {pair.index0} and {pair.index1}", words, pictured)
+    return Shown(f"{title}, images {pair.index0} and {pair.index1}", words, pictured)
