@@ -437,13 +437,13 @@ def test_held_out_pairs_can_be_evaluated_with_and_without_poses(walk: Walk, tmp_
     sampling = Sampling(count=3, min_baseline=0.005)
     posed_pairs = prepare(
         write(tmp_path / "a.mcap", rows_of(walk)), tmp_path / "a", RecordingConfig(held_out=0.5)
-    ).held_out_pairs(sampling)
+    ).pairs_to_measure(sampling)
     estimated = prepare(
         write(tmp_path / "b.mcap", rows_of(walk, pose=unposed)),
         tmp_path / "b",
         RecordingConfig(held_out=0.5),
         Sees(walk),
-    ).held_out_pairs(sampling)
+    ).pairs_to_measure(sampling)
     for pairs in (posed_pairs, estimated):
         assert len(pairs) == 3
         score = evaluate_pairs({"truth": Sees(walk, noise_px=0.1), "orb": orb}, pairs)["truth"]

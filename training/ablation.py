@@ -47,7 +47,6 @@ STUDENTS: dict[str, LossConfig] = {
     ),
 }
 VALIDATION_SEED = 10**6
-VALIDATION_DIFFICULTY = 0.6
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class Setup:
     teacher_steps: int = 1500
     student_steps: int = 800
     lr: float = 2e-3
+    hardest: float = 0.6  #: difficulty of the last pairs, and of those that are measured on
     ramp: float = 0.5  #: share of the steps over which the difficulty rises
 
 
@@ -80,7 +80,7 @@ def make_pool(source: Source, setup: Setup, seed: int = 0) -> Pool:
     pairs = []
     for index in track(range(setup.pool), "rendering", console=Console(stderr=True)):
         rng = np.random.default_rng([seed, index])
-        pairs.append(source.pair(rng, index / setup.pool, setup.height, setup.width))
+        pairs.append(source.pair(rng, setup.hardest * index / setup.pool, setup.height, setup.width))
     return Pool(pairs)
 
 
@@ -193,8 +193,8 @@ def main() -> None:
     photos = photographs(options.photos)
     training = [photo for i, photo in enumerate(photos) if i % 16]
     pool = make_pool(Rendered(training), setup)
-    unseen = Batches([(Rendered(photos[::16]), 1.0)], setup.height, setup.width, setup.pairs, VALIDATION_SEED, 0)
-    held_back = [unseen[i] for i in range(16)]
+    unseen = make_pool(Rendered(photos[::16]), replace(setup, pool=128), VALIDATION_SEED)
+    held_back = list(stream(unseen, setup, 16, VALIDATION_SEED))
     for seed in map(int, options.seeds.split(",")):
         train_seed(setup, pool, held_back, seed, options.out / f"seed{seed}")
 

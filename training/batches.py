@@ -99,8 +99,8 @@ class Batches(Dataset[Batch]):
             if (cells >= 0).sum() >= FEWEST_CELLS:
                 return tensors(pair, cells, rng, difficulty)
         raise DatasetError(
-            f"{TRIES} pairs in a row had fewer than {FEWEST_CELLS} cells of 8 px in common at {self.width}x{self.height}: "
-            "larger images, or another mix"
+            f"{TRIES} pairs in a row had fewer than {FEWEST_CELLS} cells of 8 px in common: expected pairs that "
+            f"overlap at {self.width}x{self.height}; take larger images, or another mix"
         )
 
 

@@ -32,7 +32,14 @@ class ModelConfig:
 class TeacherConfig:
     """The frozen RGB-D network that a student learns from."""
 
-    weights: str = option("", "A teacher's .safetensors file; empty trains a student from ground truth alone.")
+    weights: str = option(
+        "",
+        "A teacher's .safetensors file; empty trains a student from ground truth alone (`stfm train`), or trains a "
+        "teacher first (`stfm distill`).",
+    )
+    steps: int = option(
+        0, "Steps of a teacher that `stfm distill` trains; 0 takes optimiser.steps.", minimum=0, maximum=10**8
+    )
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,8 @@ class SourceConfig:
     path: str = option(
         "",
         "homographies, rendered: a folder of photographs (as scenes or as textures; empty for rendered: procedural "
-        "textures alone). recorded: a bag, a bag that was prepared, or a folder in the layout of `stfm import-rgbd`.",
+        "textures alone), or a bag that another line has as recorded, for its images. recorded: a bag, a bag that was "
+        "prepared, or a folder in the layout of `stfm import-rgbd`.",
     )
     weight: float = option(1.0, "How often it is drawn, relative to the others.", minimum=0.0, maximum=1e6)
     precise: bool = option(True, "Whether its truth is good to a pixel; false teaches the coarse stage only.")

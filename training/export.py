@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,8 @@ def export(
 def _write(
     graph: nn.Module, inputs: tuple[Tensor, ...], path: Path, names: list[str], outputs: list[str], spec: EngineSpec
 ) -> None:
-    with torch.inference_mode():
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shapes are static on purpose
         torch.onnx.export(
             graph, inputs, str(path), input_names=names, output_names=outputs, opset_version=OPSET, dynamo=False
         )

@@ -6,10 +6,14 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from stfm_ros.rgbd import RgbdFolder
+from stfm_ros.types import ByteArray
 from stfm_training.config import SourceConfig, TrainingConfig
-from stfm_training.recordings import Recording, prepare
-from stfm_training.recordings.recording import RECORD
+from stfm_training.recordings.config import RecordingConfig
+from stfm_training.recordings.prepare import prepare
+from stfm_training.recordings.recording import RECORD, Recording
 from stfm_training.sources.homographies import Homographies
 from stfm_training.sources.pair import Source
 from stfm_training.sources.recorded import Recorded
@@ -17,6 +21,17 @@ from stfm_training.sources.rendered import Rendered
 
 Mix = list[tuple[Source, float]]
 Progress = Callable[[str, int, int], None]
+
+
+#: images of a bag that are seen as photographs
+BAG_PHOTOGRAPHS = 100
+
+
+def images(recording: Recording, held_out: bool) -> list[ByteArray]:
+    """Frames on one side of a recording, spread over time, (H, W, 3) uint8 RGB."""
+    frames = np.flatnonzero(recording.held_out_frames == held_out)
+    chosen = frames[np.linspace(0, len(frames) - 1, min(BAG_PHOTOGRAPHS, len(frames))).astype(int)]
+    return [recording.image(int(i)) for i in chosen]
 
 
 class Opened:
@@ -35,7 +50,8 @@ class Opened:
         self.held_out: Mix = []
         self.recordings: dict[str, Recording] = {}
         self._photos: dict[tuple[str, bool], Homographies] = {}
-        for line in config.mix:
+        # bags first: other lines use their images
+        for line in sorted(config.mix, key=lambda line: line.source != "recorded"):
             if line.weight > 0:
                 for sources, outside in ((self.train, False), (self.held_out, True)):
                     source = self._open(line, outside)
@@ -46,7 +62,8 @@ class Opened:
         if line.source == "homographies":
             return self._photographs(line.path, held_out)
         if line.source == "rendered":
-            return Rendered(self._photographs(line.path, held_out).photos if line.path else [])
+            photos = self._photographs(line.path, held_out).photos if line.path else []
+            return Rendered(photos, device="auto")
         path = self.root / line.path
         if path.is_dir() and (path / "poses.txt").is_file():
             return None if held_out else Recorded(RgbdFolder(path), line.precise)
@@ -58,17 +75,22 @@ class Opened:
         )
 
     def _photographs(self, path: str, held_out: bool) -> Homographies:
-        """Read once, whether as scenes or as textures of others."""
+        """Read once, whether as scenes or as textures of others; of a bag, some of its images."""
         key = (path, held_out)
         if key not in self._photos:
-            self._photos[key] = Homographies(self.root / path, held_out)
+            recording = self.recordings.get(path)
+            self._photos[key] = Homographies(
+                self.root / path if recording is None else images(recording, held_out), held_out
+            )
         return self._photos[key]
 
     def _recording(self, line: SourceConfig, path: Path) -> Recording:
         if line.path not in self.recordings:
-            if (path / RECORD).is_file():
-                self.recordings[line.path] = Recording(path)
-            else:
-                name = f"{path.stem}-{hashlib.sha256(str((path.resolve(), line.recording)).encode()).hexdigest()[:8]}"
-                self.recordings[line.path] = prepare(path, self.cache / name, line.recording, progress=self.progress)
+            prepared = (path / RECORD).is_file()
+            self.recordings[line.path] = Recording(path) if prepared else self.prepared(path, line.recording)
         return self.recordings[line.path]
+
+    def prepared(self, bag: Path, config: RecordingConfig) -> Recording:
+        """A bag, read now or before; each way of reading it has a folder of its own."""
+        name = f"{bag.stem}-{hashlib.sha256(repr((str(bag.resolve()), config)).encode()).hexdigest()[:8]}"
+        return prepare(bag, self.cache / name, config, progress=self.progress)

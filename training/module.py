@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import cv2
 import lightning as L
 import torch
 from torch import Tensor, distributed, nn
@@ -131,5 +132,10 @@ class TrainingModule(L.LightningModule):
         context = "spawn" if workers and torch.cuda.is_available() else None
         return DataLoader(
             batches, batch_size=None, sampler=sampler, num_workers=workers, multiprocessing_context=context,
-            prefetch_factor=6 if workers else None, pin_memory=torch.cuda.is_available(),
+            prefetch_factor=6 if workers else None, pin_memory=torch.cuda.is_available(), worker_init_fn=one_thread,
         )  # fmt: skip
+
+
+def one_thread(_worker: int) -> None:
+    """Each of the processes that make pairs keeps to one core."""
+    cv2.setNumThreads(1)

@@ -15,13 +15,25 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from stfm_ros import __version__
-from stfm_ros.cli import bench, bench_train, convert_weights, demo, evaluation, import_rgbd, info, match, run, train
+from stfm_ros.cli import (
+    bench,
+    bench_train,
+    convert_weights,
+    demo,
+    distill,
+    evaluation,
+    import_rgbd,
+    info,
+    match,
+    run,
+    train,
+)
 from stfm_ros.cli.command import BROKEN, DONE, EXIT_CODES, INTERRUPTED, NEGATIVE, REFUSED, Screen, UsageError, to_json
 from stfm_ros.errors import StfmError
 
 COMMANDS = tuple(
     module.COMMAND
-    for module in (demo, match, run, evaluation, import_rgbd, train, convert_weights, bench, bench_train, info)
+    for module in (demo, match, run, evaluation, import_rgbd, train, distill, convert_weights, bench, bench_train, info)
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from stfm_ros.cli.command import Command, Outcome, Screen, table
 from stfm_ros.cli.options import at_least, given_options
 from stfm_ros.cli.train import add_training_settings, require_training
+from stfm_ros.config import settings
 from stfm_ros.errors import ConfigError
 
 PRECISIONS = ("bf16", "fp32")
@@ -38,7 +39,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
     from stfm_training.config import TrainingConfig, read_config
     from stfm_training.mix import Opened
 
-    config = read_config(options.config, given_options(options, TrainingConfig))
+    config = read_config(options.config, given_options(options, settings(TrainingConfig)))
     repeat, warm_up = options.repeat, options.warm_up
     with screen.progress("reading") as step:
         opened = Opened(config, lambda stage, done, total: step(done, total))

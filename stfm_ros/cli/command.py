@@ -11,7 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,25 @@ class Screen:
         with Progress(*columns, console=self._err, transient=True, disable=hidden) as bar:
             task = bar.add_task(title, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    @contextmanager
+    def stages(self) -> Iterator[Callable[[str, int, int], None]]:
+        """A progress bar for each stage of a long job, one after the other: called with its name, done, and total."""
+        name, bar = "", ExitStack()
+        step: Step = lambda done, total: None  # noqa: E731
+
+        def show(stage: str, done: int, total: int) -> None:
+            nonlocal name, step
+            if stage != name:
+                bar.close()
+                name, step = stage, bar.enter_context(self.progress(stage))
+            step(done, total)
+            if done >= total:  # the terminal is free for the bar of the training
+                bar.close()
+                name = ""
+
+        with bar:
+            yield show
 
 
 def table(*columns: str, numbers: bool = True) -> Table:

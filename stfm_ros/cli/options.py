@@ -7,7 +7,7 @@ Each setting is an option of the same dotted name (``--pose.inlier_px 2``); thos
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,12 +70,12 @@ def given_settings(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read.
     """
-    return (read_params(options.params) if options.params else {}) | given_options(options, AppConfig)
+    return (read_params(options.params) if options.params else {}) | given_options(options, settings(AppConfig))
 
 
-def given_options(options: argparse.Namespace, of: type) -> dict[str, Any]:
-    """What the options set of a config class, by dotted name; not checked."""
-    types = {setting.name: setting.type for setting in settings(of)}
+def given_options(options: argparse.Namespace, of: Iterable[Setting]) -> dict[str, Any]:
+    """What the options set, by dotted name; not checked."""
+    types = {setting.name: setting.type for setting in of}
     given = {name: text for name in types if (text := getattr(options, _PREFIX + name, None)) is not None}
     return {name: _parse(text, types[name]) for name, text in given.items()}
 

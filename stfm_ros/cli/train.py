@@ -36,9 +36,9 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
     from stfm_training.mix import Opened
     from stfm_training.run import CHECKPOINTS, train
 
-    config = read_config(options.config, given_options(options, TrainingConfig))
-    with screen.progress("reading") as step:
-        opened = Opened(config, lambda stage, done, total: step(done, total))
+    config = read_config(options.config, given_options(options, settings(TrainingConfig)))
+    with screen.stages() as progress:
+        opened = Opened(config, progress)
     weights = train(options.role, config, options.out, opened)
     if int(os.environ.get("RANK", 0)) == 0:
         screen.show(f"{weights}\nuse it: stfm match A.jpg B.jpg --model {weights}")
@@ -70,9 +70,6 @@ def require_training() -> None:
     TrainingNotAvailable: a module that training needs is missing.
     """
     try:
-        import lightning  # noqa: F401
-        import torch  # noqa: F401
-
         import stfm_training.run  # noqa: F401
     except ImportError as fault:
         raise TrainingNotAvailable(

@@ -82,8 +82,8 @@ class Recording(Frames):
         counts: dict[str, Any] = self.record["counts"]
         return counts
 
-    def held_out_pairs(self, sampling: Sampling = DEFAULTS) -> list[Pair]:
-        """Pairs of frames that were not trained on, spread over overlap, for ``stfm_ros.evaluate.evaluate_pairs``.
+    def pairs_to_measure(self, sampling: Sampling = DEFAULTS, held_out: bool = True) -> list[Pair]:
+        """Pairs spread over overlap for ``stfm_ros.evaluate``: of the held-out frames, or of the others.
 
         Where no poses were recorded, their motion is the estimate of the matcher that prepared the recording: good
         enough to tell a bad model from a good one, not to rank models that are better than that matcher.
@@ -91,7 +91,7 @@ class Recording(Frames):
         Raises:
             DatasetError: there is none with a baseline worth a pose.
         """
-        pairs, rng = self.held_out, np.random.default_rng(sampling.seed)
+        pairs, rng = self.held_out if held_out else self.train, np.random.default_rng(sampling.seed)
         medians: dict[int, float] = {}
         kept = []
         for row, (i, T) in enumerate(zip(pairs.index0.tolist(), pairs.T_0to1)):
@@ -103,9 +103,8 @@ class Recording(Frames):
                 kept.append(row)
         if not kept:
             raise DatasetError(
-                f"{self.path}: none of the {len(pairs)} pairs of the {int(self.held_out_frames.sum())} held-out "
-                f"frames has a baseline of {sampling.min_baseline:g} of the depth: hold out more frames, or "
-                "evaluate another bag"
+                f"{self.path}: none of the {len(pairs)} {'held-out ' if held_out else ''}pairs has a baseline of "
+                f"{sampling.min_baseline:g} of the depth: hold out more frames, or evaluate another bag"
             )
         edges = np.linspace(sampling.min_overlap, sampling.max_overlap, sampling.bins + 1)[1:-1]
         chosen = sorted(kept[k] for k in spread(np.digitize(pairs.overlap[kept], edges), sampling.count, rng))

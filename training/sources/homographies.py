@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -15,26 +16,35 @@ from stfm_training.supervision import warp_by_homography
 
 
 class Homographies:
-    """Photographs seen through two random homographies, in-plane rotation up to 180 degrees in part."""
+    """Photographs seen through two random homographies, in-plane rotation up to 180 degrees in part.
+
+    Args:
+        photos: (H, W, 3) uint8 RGB each, or a folder, of which every sixteenth is held out.
+        validation: those that are held out instead.
+    """
 
     #: every so many photographs one is kept for validation
     HOLD_OUT = 16
 
-    def __init__(self, folder: Path, validation: bool = False) -> None:
+    def __init__(self, photos: Path | Sequence[ByteArray], validation: bool = False) -> None:
+        self.photos = self._read(photos, validation) if isinstance(photos, Path) else list(photos)
+
+    def _read(self, folder: Path, validation: bool) -> list[ByteArray]:
         if not folder.is_dir():
             raise DatasetError(f"there is no folder {folder}: expected one of photographs (.jpg, .png)")
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
         files = [p for i, p in enumerate(files) if (i % self.HOLD_OUT == 0) == validation]
-        self.photos: list[ByteArray] = []
+        photos: list[ByteArray] = []
         for path in files:
             image = cv2.imread(str(path), cv2.IMREAD_COLOR)
             if image is not None and min(image.shape[:2]) >= 200:
-                self.photos.append(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)))
-        if not self.photos:
+                photos.append(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)))
+        if not photos:
             raise DatasetError(
                 f"{folder} has no photograph of 200 pixels or more {'to hold out' if validation else 'to train on'}: "
                 "expected .jpg or .png files"
             )
+        return photos
 
     def pair(self, rng: np.random.Generator, difficulty: float, height: int, width: int) -> Pair:
         photo = self.photos[rng.integers(len(self.photos))]

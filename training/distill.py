@@ -1,0 +1,203 @@
+"""From recorded bags to new student weights.
+
+    distill([Path("office.mcap")], config, Path("runs/office"))
+
+1. Each bag is read once: frames, poses from a topic, tf, or estimated from depth (``recordings``). 2. A teacher, unless
+one is given, begins as the present student with a channel more, and learns on these bags what depth tells. 3. The
+student goes on from its present weights, from ground truth and teacher. 4. Both are exported and measured, before and
+after, on frames of the bags that were held out, and on bags never trained on. 5. Report and model card.
+
+    OUT/teacher/    the teacher's run             OUT/student/  the student's run, with report.html and README.md
+    OUT/export/     what the robot runs           recordings/   the bags, prepared (data.cache)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from stfm_ros.config import MatcherConfig
+from stfm_ros.errors import ConfigError, DatasetError
+from stfm_ros.evaluate import Method
+from stfm_ros.matcher import Matcher
+from stfm_ros.pairs import Sampling
+from stfm_ros.runtimes.store import find_model
+from stfm_ros.types import EngineSpec
+from stfm_training.config import TrainingConfig
+from stfm_training.evaluation import as_method, matcher_of
+from stfm_training.export import export
+from stfm_training.mix import Mix, Opened, Progress
+from stfm_training.recordings.config import RecordingConfig
+from stfm_training.recordings.recording import Recording
+from stfm_training.reporting.verdict import Comparison, comparisons
+from stfm_training.run import train
+from stfm_training.training_report import (
+    AFTER,
+    BEFORE,
+    Data,
+    Evaluation,
+    TrainingReport,
+    evaluate_recording,
+    write_training_report,
+)
+from stfm_training.validate import measure, sigma_factor
+
+BAG = "BAG"  #: in the mix of a recipe: each bag that is given
+TEACHER = "teacher"
+RECIPE = Path(__file__).resolve().parent / "configs" / "distill.yaml"
+
+SIGMA_PAIRS, SIGMA_SEED = 24, 12345
+NEVER, HELD_OUT = "never trained on", "held-out frames of a bag that was trained on"
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What came out: the export, the report, the teacher's weights, and what was measured."""
+
+    export: Path
+    spec: EngineSpec
+    report: Path
+    teacher: Path
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def findings(self) -> list[Comparison]:
+        """After against before, on each recording."""
+        return comparisons(self.evaluations)
+
+    @property
+    def better(self) -> bool:
+        """Whether the new weights beat the old ones on the held-out frames of the bags, in the mean."""
+        gains = [one.gain for one in self.findings if one.relation == HELD_OUT]
+        return bool(gains) and float(np.mean(gains)) > 0
+
+
+def with_bags(config: TrainingConfig, bags: Sequence[Path], recording: RecordingConfig, licence: str) -> TrainingConfig:
+    """The recipe with every line of the path BAG written out for each bag.
+
+    Raises:
+        ConfigError: no line of it takes the bags.
+    """
+    if not any(line.path == BAG and line.source == "recorded" for line in config.mix):
+        raise ConfigError(f"mix: no line 'source: recorded, path: {BAG}' takes the bags; see {RECIPE}")
+    mix = [line for line in config.mix if line.path != BAG]
+    for line in config.mix:
+        if line.path == BAG:
+            shared = replace(line, weight=line.weight / len(bags), licence=licence or line.licence)
+            if line.source == "recorded":
+                shared = replace(shared, recording=recording)
+            mix += [replace(shared, path=str(bag.resolve())) for bag in bags]
+    return replace(config, mix=tuple(mix))
+
+
+def distill(
+    bags: Sequence[Path],
+    config: TrainingConfig,
+    out: Path,
+    unseen: Sequence[Path] = (),
+    recording: RecordingConfig | None = None,
+    licence: str = "",
+    pairs: int = 100,
+    progress: Progress = lambda stage, done, total: None,
+) -> Distilled:
+    """Train a teacher and a student on bags, export and measure; goes on where it was interrupted.
+
+    Args:
+        bags: to train on; a share of the frames of each is held out.
+        config: a recipe, see :data:`RECIPE`.
+        out: folder of the results.
+        unseen: bags to measure on only, with poses.
+        recording: how bags are read.
+        licence: of the bags, for the model card.
+        pairs: measured on, of each bag at the most.
+        progress: called with a stage, what is done, and of how much.
+
+    Raises:
+        StfmError: of bags, config, weights or training, each with the next step.
+    """
+    recording = recording or RecordingConfig()
+    config = with_bags(config, bags, recording, licence)
+    find_model(config.model.start or "default")  # before hours of work
+    opened = Opened(config, progress)
+    everything = replace(recording, held_out=0.0)
+    measured = {str(bag): opened.prepared(bag, everything) for bag in unseen}
+    teacher = Path(config.teacher.weights) if config.teacher.weights else train_teacher(config, out / TEACHER, opened)
+    weights = train(
+        "student",
+        replace(config, teacher=dataclasses.replace(config.teacher, weights=str(teacher))),
+        out / "student",
+        opened,
+    )
+    spec = export_calibrated(weights, out / "export", out.name, opened.held_out)
+    methods = compared(config.model.start or "default", out / "export", teacher)
+    sampling = Sampling(count=pairs)
+    evaluations = [
+        evaluation
+        for held_out, recordings in ((False, measured), (True, opened.recordings))
+        for name, one in recordings.items()
+        if (evaluation := evaluate(Path(name).name, one, held_out, methods, sampling, progress)) is not None
+    ]
+    report = TrainingReport(out.name, tuple(evaluations), data_of(config, opened, measured), licence)
+    page, _, _ = write_training_report(out / "student", report)
+    return Distilled(out / "export", spec, page, teacher, tuple(evaluations))
+
+
+def train_teacher(config: TrainingConfig, out: Path, opened: Opened) -> Path:
+    """A teacher that begins as the present student."""
+    steps = config.teacher.steps or config.optimiser.steps
+    return train(TEACHER, replace(config, optimiser=replace(config.optimiser, steps=steps)), out, opened)
+
+
+def export_calibrated(weights: Path, out: Path, name: str, held_out: Mix) -> EngineSpec:
+    """The export, with sigma as large as the errors on held-out pairs of exact truth say."""
+    spec = export(weights, out, name)
+    matcher = Matcher.from_pretrained(MatcherConfig(model=str(out)))
+    rows = [measure({"model": matcher}, source, SIGMA_PAIRS, SIGMA_SEED)["model"].rows for source, _ in held_out]
+    if not rows:
+        return spec
+    return export(weights, out, name, sigma_scale=spec.sigma_scale * sigma_factor(np.concatenate(rows)))
+
+
+def compared(start: str, export: Path, teacher: Path) -> dict[str, Method]:
+    """Old and new weights as the robot runs them, and the teacher."""
+    new = Matcher.from_pretrained(MatcherConfig(model=str(export)))
+    old = Matcher.from_pretrained(MatcherConfig(model=start))
+    deep = matcher_of(teacher, new.height, new.width)
+    return {BEFORE: as_method(old), AFTER: as_method(new), TEACHER: as_method(deep)}
+
+
+def evaluate(
+    name: str,
+    recording: Recording,
+    held_out: bool,
+    methods: Mapping[str, Method],
+    sampling: Sampling,
+    progress: Progress,
+) -> Evaluation | None:
+    """All methods on the held-out frames of a bag, or on all of one that was never trained on; None without pairs."""
+    try:
+        pairs = recording.pairs_to_measure(sampling, held_out)
+    except DatasetError:
+        if not held_out:
+            raise
+        return None
+    return evaluate_recording(name, methods, pairs, HELD_OUT if held_out else NEVER, progress=partial(progress, name))
+
+
+def data_of(config: TrainingConfig, opened: Opened, measured: Mapping[str, Recording]) -> tuple[Data, ...]:
+    """What went in, for the report."""
+    found = []
+    for line in config.mix:
+        use = f"training, {line.source}, weight {line.weight:g}"
+        one = opened.recordings.get(line.path)
+        if one is not None and line.source == "recorded":
+            found.append(Data.of_recording(one.about(), use, line.licence))
+            found.append(Data.of_recording(one.about(), "measuring", line.licence, held_out=True))
+        else:
+            found.append(Data(Path(line.path).name or "procedural textures", use, line.licence))
+    return (*found, *(Data.of_recording(one.about(), "measuring") for one in measured.values()))
