@@ -128,6 +128,13 @@ def test_two_processes_have_the_loss_of_one(photographs, tmp_path):
         assert together[step]["gradient"] == pytest.approx(alone[step]["gradient"], rel=1e-3)
 
 
+def test_a_run_from_weights_says_where_it_began(photographs, tmp_path):
+    given = config(photographs, model__start=str(TEACHER), optimiser__steps=2, run__validate_every=2)
+    train("teacher", given, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / LOG).read_text().splitlines()]
+    assert [line["step"] for line in lines if "val_coarse_accuracy" in line] == [0, 2]
+
+
 def test_another_config_does_not_go_on_with_a_run(finished, photographs):
     given = config(photographs, optimiser__lr=0.5, teacher__weights=str(TEACHER))
     with pytest.raises(ConfigError, match=r"optimiser.lr: 0.001 there, 0.5 now"):

@@ -91,7 +91,8 @@ def _write(
     graph: nn.Module, inputs: tuple[Tensor, ...], path: Path, names: list[str], outputs: list[str], spec: EngineSpec
 ) -> None:
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shapes are static on purpose
+        # shapes are static on purpose
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         torch.onnx.export(
             graph, inputs, str(path), input_names=names, output_names=outputs, opset_version=OPSET, dynamo=False
         )
