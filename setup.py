@@ -37,9 +37,9 @@ REQUIRES = [
     "pyyaml>=5.4",
 ]
 EXTRAS = {
-    "torch": ["torch>=2.2", "safetensors>=0.4"],
+    "torch": ["torch>=2.6", "safetensors>=0.4"],
     "train": [
-        "torch>=2.2", "safetensors>=0.4", "lightning>=2.4", "tensorboard>=2.10", "onnx>=1.15", "onnxscript>=0.1",
+        "torch>=2.6", "safetensors>=0.4", "lightning>=2.4", "tensorboard>=2.10", "onnx>=1.15", "onnxscript>=0.1",
         "matplotlib>=3.5", "poselib>=2.0.4",
     ],
     "demo": ["matplotlib>=3.5"],

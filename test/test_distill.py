@@ -79,7 +79,7 @@ def test_a_bag_becomes_an_engine_a_report_and_a_model_card(bag, tmp_path, capsys
     sha256 = json.loads((student / "report.json").read_text())["data"][0]["sha256"]
     assert sha256 in page + card and "CC0" in card and "loss_mqd" in page
     steps = [json.loads(line) for line in (student / "log.jsonl").read_text().splitlines()]
-    assert "loss_att" in steps[0] and steps[-1]["step"] == 6
+    assert "val_fine_px" in steps[0] and "loss_att" in steps[1] and steps[-1]["step"] == 6
 
 
 def test_a_recipe_is_written_out_for_every_bag():

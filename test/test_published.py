@@ -146,7 +146,7 @@ def test_the_published_outputs_come_out(name, tmp_path):
         log_conf = similarity.log_softmax(1) + similarity.log_softmax(2)
         rows = network.pair(coarse0, fine0, coarse1, fine1, 64)
         i_ids, j_ids = fine_cells(feat_c0.shape[1], feat_c1.shape[1])
-        expectation, variance = network.refine(
+        expectation, variance, _ = network.refine(
             feat_c0, fine0, feat_c1, fine1, torch.zeros_like(i_ids), i_ids, j_ids, SIZE0[1] // 8, SIZE1[1] // 8
         )
     maps = {"coarse0": coarse0, "coarse1": coarse1, "fine0": fine0, "fine1": fine1}

@@ -124,10 +124,10 @@ class Objective(nn.Module):
         """The fine stage of a network at given coarse matches: expectation, variance (m, 2), log heatmap (m, w^2)."""
         width = batch.image0.shape[3] // CELL
         with self.autocast(batch.image0):
-            window0 = network.fine.windows(coarse.fine0, coarse.feat_c0, windows.b_ids, windows.i_ids, width)
-            window1 = network.fine.windows(coarse.fine1, coarse.feat_c1, windows.b_ids, windows.j_ids, width)
-            expectation, variance, log_heatmap = network.fine(window0, window1)
-        return expectation, variance, log_heatmap
+            return network.refine(
+                coarse.feat_c0, coarse.fine0, coarse.feat_c1, coarse.fine1, windows.b_ids, windows.i_ids, windows.j_ids,
+                width, width,
+            )  # fmt: skip
 
     def autocast(self, like: Tensor) -> torch.autocast:
         """bfloat16 for convolutions and attention, where the run asks for it."""

@@ -78,7 +78,7 @@ class StfmNet(nn.Module):
         conf, i_ids, j_ids = select_matches(similarity, inner0, inner1, k)
         batch = conf.shape[0]
         b_ids = torch.arange(batch, device=conf.device).repeat_interleave(k)
-        expectation, variance = self.refine(
+        expectation, variance, _ = self.refine(
             feat_c0, fine0, feat_c1, fine1, b_ids, i_ids.flatten(), j_ids.flatten(), width, width1
         )
         offset = 2 * expectation.view(batch, k, 2)
@@ -96,12 +96,16 @@ class StfmNet(nn.Module):
         j_ids: Tensor,
         width0: int,
         width1: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Fine offsets at given coarse matches (m,), as (m, 2) expectation and variance in steps of 2 px."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Fine offsets at given coarse matches (m,), wherever they come from: a teacher refines at its student's.
+
+        Returns:
+            expectation (m, 2) and variance (m, 2) in steps of 2 px, log_heatmap (m, window^2).
+        """
         window0 = self.fine.windows(fine0, feat_c0, b_ids, i_ids, width0)
         window1 = self.fine.windows(fine1, feat_c1, b_ids, j_ids, width1)
-        expectation, variance, _ = self.fine(window0, window1)
-        return expectation, variance
+        offsets: tuple[Tensor, Tensor, Tensor] = self.fine(window0, window1)
+        return offsets
 
     def forward(self, image0: Tensor, image1: Tensor, k: int = 1024) -> PairRows:
         """Two images (B, C, H, W) -> K rows."""
