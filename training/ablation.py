@@ -58,8 +58,9 @@ class Setup:
     width: int = 128
     pairs: int = 8
     pool: int = 4000
-    teacher_steps: int = 1500
-    student_steps: int = 800
+    teacher_steps: int = 800
+    student_steps: int = 400
+    blank: float = 0.2  #: share of the teacher's pairs without colours
     lr: float = 2e-3
     hardest: float = 0.6  #: difficulty of the last pairs, and of those that are measured on
     ramp: float = 0.5  #: share of the steps over which the difficulty rises
@@ -121,11 +122,10 @@ def validate(network: StfmNet, batches: Sequence[Batch]) -> dict[str, float]:
     return {name: float(torch.stack([row[name] for row in rows]).nanmean()) for name in rows[0]}
 
 
-def stream(pool: Pool, setup: Setup, steps: int, seed: int) -> Iterator[Batch]:
+def stream(pool: Pool, setup: Setup, steps: int, seed: int, blank: float = 0.0) -> Iterator[Batch]:
     """The batches of a run."""
-    batches = Batches(
-        [(pool, 1.0)], setup.height, setup.width, setup.pairs, seed, int(setup.ramp * steps)
-    )  # fmt: skip
+    ramp_steps = int(setup.ramp * steps)
+    batches = Batches([(pool, 1.0)], setup.height, setup.width, setup.pairs, seed, ramp_steps, blank=blank)
     return (batches[step] for step in range(steps))
 
 
@@ -153,7 +153,7 @@ def train_seed(setup: Setup, pool: Pool, held_back: Sequence[Batch], seed: int, 
     out.mkdir(parents=True, exist_ok=True)
     record: dict[str, object] = {"setup": vars(setup), "seed": seed}
     teacher = Run(setup, PLAIN, setup.teacher_steps, seed, channels=4)
-    batches = stream(pool, setup, setup.teacher_steps, seed + 1000)
+    batches = stream(pool, setup, setup.teacher_steps, seed + 1000, setup.blank)
     curves = train({"teacher": teacher}, batches, setup.teacher_steps, f"teacher {seed}", held_back)
     save_weights(teacher.average, out / "teacher.safetensors")
     frozen, _ = load_network(out / "teacher.safetensors")

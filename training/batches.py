@@ -63,6 +63,7 @@ class Batches(Dataset[Batch]):
         seed: of everything.
         ramp_steps: steps over which the difficulty rises from 0.3 to 1.
         rank, world: this process, and how many there are; process r makes the pairs r, r + world, ...
+        blank: share of the pairs with depth that lose their colours, for a teacher to learn what depth tells.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Batches(Dataset[Batch]):
         ramp_steps: int,
         rank: int = 0,
         world: int = 1,
+        blank: float = 0.0,
     ) -> None:
         self.sources = [source for source, _ in mix]
         weights = np.array([weight for _, weight in mix], float)
@@ -84,6 +86,7 @@ class Batches(Dataset[Batch]):
         self.places = range(rank, pairs, world)
         self.seed = seed
         self.ramp_steps = ramp_steps
+        self.blank = blank
 
     def __getitem__(self, step: int) -> Batch:
         difficulty = EASIEST + (1 - EASIEST) * min(step / max(self.ramp_steps, 1), 1.0)
@@ -97,7 +100,10 @@ class Batches(Dataset[Batch]):
             pair = source.pair(rng, difficulty, self.height, self.width)
             cells = mutual_cells(pair.warp01, pair.warp10, self.width, self.width)
             if (cells >= 0).sum() >= FEWEST_CELLS:
-                return tensors(pair, cells, rng, difficulty)
+                row = tensors(pair, cells, rng, difficulty)
+                if self.blank and rng.random() < self.blank and pair.depth0.any() and pair.depth1.any():
+                    row = (torch.zeros_like(row[0]), torch.zeros_like(row[1]), *row[2:])
+                return row
         raise DatasetError(
             f"{TRIES} pairs in a row had fewer than {FEWEST_CELLS} cells of 8 px in common: expected pairs that "
             f"overlap at {self.width}x{self.height}; take larger images, or another mix"

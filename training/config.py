@@ -51,6 +51,10 @@ class DataConfig:
     width: int = option(320, "Of the training images; a multiple of 32.", unit="px", minimum=64, maximum=4096)
     height: int = option(256, "Of the training images; a multiple of 32.", unit="px", minimum=64, maximum=4096)
     pairs: int = option(4, "Pairs of a step, over all processes.", minimum=1, maximum=4096)
+    blank: float = option(
+        0.2, "Teachers: share of the pairs with depth that lose their colours; without it depth is hardly used.",
+        minimum=0.0, maximum=1.0,
+    )  # fmt: skip
     ramp_steps: int = option(1500, "Steps over which the difficulty rises from 0.3 to 1.", minimum=0, maximum=10**7)
 
 

@@ -60,7 +60,10 @@ class StfmNet(nn.Module):
                 f"got {channels} channels at {width}x{height}; fit the image first (stfm_ros.images.fit)"
             )
         rgb = normalise(image[:, :3], self.config.normalisation)
-        coarse, fine = self.backbone(torch.cat([rgb, image[:, 3:]], 1) if channels > 3 else rgb)
+        depth = image[:, 3:]
+        if channels > 3 and self.config.depth_encoding == "log":
+            depth = log_depth(depth)
+        coarse, fine = self.backbone(torch.cat([rgb, depth], 1) if channels > 3 else rgb)
         if self.config.attention == "linear":
             height, width = coarse.shape[2:]
             encoding = sine_encoding(self.config.d_coarse, height, width, published_slip=self.config.sine_slip)
@@ -127,3 +130,17 @@ def grid_points(ids: Tensor, width: int) -> Tensor:
     """Coarse cells (...) -> their grid points (..., 2) in pixels."""
     y = torch.div(ids, width, rounding_mode="floor")
     return torch.stack([ids % width, y], dim=-1).float() * 8
+
+
+#: depth in tens of metres that a network sees as 0, and what a factor of e beside it makes
+MIDDLE_DEPTH, DEPTH_GAIN = 0.25, 2.0
+
+
+def log_depth(depth: Tensor) -> Tensor:
+    """Depth in tens of metres, 0 where there is none -> of the spread of normalised colours, 0 where there is none.
+
+    Depth over 10 m is a few hundredths of what colours are, and a network that begins with like weights for both learns
+    to do without it; in the logarithm an edge of depth is as strong near as far.
+    """
+    known = DEPTH_GAIN * (depth.clamp(min=1e-3) / MIDDLE_DEPTH).log()
+    return torch.where(depth > 0, known, torch.zeros_like(depth))

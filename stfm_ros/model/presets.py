@@ -17,6 +17,7 @@ class ModelConfig:
         in_channels: 3 for the RGB student, 4 for the RGB-D teacher.
         normalisation: of the RGB channels: ``instance`` (each image and channel to mean 0, variance 1), ``imagenet``
             (by that data set's means and deviations) or ``none`` (left in [0, 1]).
+        depth_encoding: of a teacher's depth: ``log`` (spread like normalised colours) or ``linear`` (as published).
         backbone: ``repvgg`` (one fused 3x3 convolution a block) or ``resnet`` (as published, down to how the pyramid
             is upsampled).
         channels: of the maps at 1/2, 1/4 and 1/8.
@@ -36,6 +37,7 @@ class ModelConfig:
     preset: str
     in_channels: int = 3
     normalisation: str = "instance"
+    depth_encoding: str = "log"
     backbone: str = "repvgg"
     channels: tuple[int, int, int] = (32, 64, 128)
     blocks: tuple[int, int, int] = (1, 2, 4)
@@ -62,6 +64,7 @@ class ModelConfig:
 PAPER = ModelConfig(
     "paper",
     normalisation="imagenet",
+    depth_encoding="linear",
     backbone="resnet",
     channels=(128, 196, 256),
     blocks=(2, 2, 2),
