@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from stfm_ros.cli import main
 from stfm_ros.errors import ConfigError, TrainingError, WeightsError
 from stfm_ros.model.network import StfmNet
 from stfm_ros.model.presets import preset
@@ -215,3 +216,20 @@ def test_weights_of_the_wrong_kind_are_refused(photographs, tmp_path):
     given = config(photographs, model__start=str(tmp_path / "student.safetensors"), model__preset="small")
     with pytest.raises(WeightsError, match="holds weights of preset 'tiny', expected 'small'"):
         train("student", given, tmp_path / "c")
+
+
+def test_without_lightning_the_command_says_what_to_install(photographs, tmp_path):
+    arguments = command("student", config(photographs), tmp_path / "run")[2:]
+    code = f"import sys; sys.modules['lightning'] = None; from stfm_ros.cli import main; sys.exit(main({arguments}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "training needs a module that is not installed (lightning): pip install '.[train]'" in done.stderr
+
+
+def test_a_config_that_cannot_be_read_is_refused(tmp_path, capsys):
+    assert main(["train", "teacher", "--config", str(tmp_path / "none.yaml"), "--out", str(tmp_path / "run")]) == 2
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    assert main(["train", "teacher", "--config", str(tmp_path / "list.yaml"), "--out", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert "cannot be read as YAML" in told and "holds list: expected sections" in told
+    assert not (tmp_path / "run").exists()

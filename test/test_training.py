@@ -86,6 +86,18 @@ def test_processes_share_the_pairs_of_a_batch(photographs):
             assert torch.equal(getattr(whole, field)[rank::2], getattr(part, field))
 
 
+def test_a_teachers_pairs_lose_their_colours_in_part():
+    mix = [(Rendered([]), 1.0)]
+    batches = [Batches(mix, 96, 96, pairs=8, seed=5, ramp_steps=100, blank=blank)[0] for blank in (0.0, 0.5)]
+    blank = (batches[1].image0 == 0).flatten(1).all(1)
+    assert 0 < blank.sum() < 8
+    assert torch.equal(batches[0].image0[~blank], batches[1].image0[~blank])
+    for name in ("depth0", "cells", "chance"):
+        assert torch.equal(getattr(batches[0], name), getattr(batches[1], name))
+    with_depth = (batches[1].depth0 > 0).flatten(1).any(1)
+    assert with_depth[blank].all()
+
+
 def test_the_teachers_fourth_channel_is_depth_in_tens_of_metres(scenes):
     image = network_input(network(channels=4), scenes)
     assert image.shape == (4, 4, 96, 96)

@@ -1,7 +1,7 @@
 """What each loss is worth: teacher, vanilla and distilled students of one size on the same pairs.
 
     python -m stfm_training.ablation train --photos PHOTOS --out ablation --seeds 0,1,2
-    python -m stfm_training.ablation evaluate --out ablation --bags office.mcap,kitchen.mcap
+    python -m stfm_training.ablation evaluate --photos PHOTOS --out ablation --bag office.mcap --bag kitchen.mcap
 
 For each seed: a teacher (RGB-D); then all students in lockstep, from the same initial weights and on the same batches,
 so that rendering and the teacher's part are paid once; then a vanilla student again with as many more steps as fit
@@ -26,11 +26,16 @@ from rich.progress import track
 from stfm_ros.model.network import StfmNet
 from stfm_ros.model.presets import preset
 from stfm_ros.model.weights import load_network, save_weights
+from stfm_ros.pairs import Pair as AnyPair
+from stfm_ros.pairs import Sampling, sample_pairs
+from stfm_ros.posed_bag import PosedBag
 from stfm_training.batches import Batch, Batches
 from stfm_training.config import LossConfig, OptimiserConfig
+from stfm_training.evaluation import evaluate_networks, rendered_pairs
 from stfm_training.objective import Objective
 from stfm_training.optimiser import make_optimiser, update_average
 from stfm_training.render import photographs
+from stfm_training.sources.homographies import Homographies
 from stfm_training.sources.pair import Pair, Source
 from stfm_training.sources.rendered import Rendered
 
@@ -176,27 +181,83 @@ def train_seed(setup: Setup, pool: Pool, held_back: Sequence[Batch], seed: int, 
     (out / "training.json").write_text(json.dumps(record))
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True, help="textures of the scenes")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", default="0,1,2")
-    setup = Setup()
-    for name in ("teacher_steps", "student_steps", "pool"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(setup, name))
-    options = parser.parse_args()
+def evaluate(
+    seeds: Mapping[int, Mapping[str, Path]], pairs: Sequence[AnyPair], height: int, width: int
+) -> dict[str, list[dict[str, float]]]:
+    """Figures of each network by name, one entry a seed: AUC at 5, 10, 20 degrees, share of matches below 1e-4."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for weights in seeds.values():
+        for name, score in evaluate_networks(weights, pairs, height, width).items():
+            precision = next(iter(score.precision.values()))
+            found.setdefault(name, []).append({**score.auc, "precision": precision})
+    return found
+
+
+def table(found: Mapping[str, list[dict[str, float]]]) -> str:
+    """Mean and standard deviation over the seeds, in %, as Markdown."""
+    lines = ["| | AUC@5 | AUC@10 | AUC@20 | < 1e-4 |", "|---|---|---|---|---|"]
+    for name, seeds in found.items():
+        cells = []
+        for key in seeds[0]:
+            values = [100 * one[key] for one in seeds]
+            spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.1f}{spread}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def train_main(options: argparse.Namespace) -> None:
+    """``train``: networks of every seed."""
     setup = replace(
-        setup, teacher_steps=options.teacher_steps, student_steps=options.student_steps, pool=options.pool
+        Setup(), teacher_steps=options.teacher_steps, student_steps=options.student_steps, pool=options.pool
     )  # fmt: skip
-    cv2.setNumThreads(1)
     photos = photographs(options.photos)
-    training = [photo for i, photo in enumerate(photos) if i % 16]
+    training = [photo for i, photo in enumerate(photos) if i % Homographies.HOLD_OUT]
     pool = make_pool(Rendered(training), setup)
-    unseen = make_pool(Rendered(photos[::16]), replace(setup, pool=128), VALIDATION_SEED)
+    unseen = make_pool(Rendered(photos[:: Homographies.HOLD_OUT]), replace(setup, pool=128), VALIDATION_SEED)
     held_back = list(stream(unseen, setup, 16, VALIDATION_SEED))
     for seed in map(int, options.seeds.split(",")):
         train_seed(setup, pool, held_back, seed, options.out / f"seed{seed}")
+
+
+def evaluate_main(options: argparse.Namespace) -> None:
+    """``evaluate``: all networks on unseen scenes at the size of training, and on bags at twice that."""
+    setup = Setup()
+    seeds = {
+        int(folder.name.removeprefix("seed")): {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+        for folder in sorted(options.out.glob("seed*"))
+    }
+    photos = photographs(options.photos)[:: Homographies.HOLD_OUT]
+    scenes = rendered_pairs(options.pairs, photos, setup.height, setup.width, difficulty=setup.hardest)
+    results = {"rendered": evaluate(seeds, scenes, setup.height, setup.width)}
+    for bag in options.bag:
+        with PosedBag(bag) as recording:
+            pairs = sample_pairs(recording, Sampling(count=options.pairs))
+            results[bag.name] = evaluate(seeds, pairs, 2 * setup.height, 2 * setup.width)
+    for name, found in results.items():
+        print(f"\n{name}, {options.pairs} pairs\n\n{table(found)}")
+    (options.out / "evaluation.json").write_text(json.dumps(results))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    setup = Setup()
+    training = commands.add_parser("train", help="networks of every seed")
+    training.add_argument("--seeds", default="0,1,2")
+    for name in ("teacher_steps", "student_steps", "pool"):
+        training.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(setup, name))
+    measuring = commands.add_parser("evaluate", help="pose and precision of all of them")
+    measuring.add_argument("--bag", type=Path, action="append", default=[], help="with depth and poses")
+    measuring.add_argument("--pairs", type=int, default=100)
+    for command, execute in ((training, train_main), (measuring, evaluate_main)):
+        command.add_argument("--photos", type=Path, required=True, help="textures of the scenes")
+        command.add_argument("--out", type=Path, required=True)
+        command.set_defaults(execute=execute)
+    cv2.setNumThreads(1)
+    options = parser.parse_args()
+    options.execute(options)
 
 
 if __name__ == "__main__":

@@ -50,13 +50,15 @@ class Opened:
         self.held_out: Mix = []
         self.recordings: dict[str, Recording] = {}
         self._photos: dict[tuple[str, bool], Homographies] = {}
-        # bags first: other lines use their images
-        for line in sorted(config.mix, key=lambda line: line.source != "recorded"):
-            if line.weight > 0:
-                for sources, outside in ((self.train, False), (self.held_out, True)):
-                    source = self._open(line, outside)
-                    if source is not None:
-                        sources.append((source, line.weight))
+        lines = [line for line in config.mix if line.weight > 0]
+        for line in lines:
+            if line.source == "recorded" and not self._is_folder(line):  # bags first: other lines use their images
+                self._recording(line)
+        for line in lines:
+            for sources, held_out in ((self.train, False), (self.held_out, True)):
+                source = self._open(line, held_out)
+                if source is not None:
+                    sources.append((source, line.weight))
 
     def _open(self, line: SourceConfig, held_out: bool) -> Source | None:
         if line.source == "homographies":
@@ -64,15 +66,16 @@ class Opened:
         if line.source == "rendered":
             photos = self._photographs(line.path, held_out).photos if line.path else []
             return Rendered(photos, device="auto")
-        path = self.root / line.path
-        if path.is_dir() and (path / "poses.txt").is_file():
-            return None if held_out else Recorded(RgbdFolder(path), line.precise)
-        recording = self._recording(line, path)
-        return (
-            Recorded(recording, line.precise, held_out=held_out)
-            if not held_out or len(recording.held_out.index0)
-            else None
-        )
+        if self._is_folder(line):
+            return None if held_out else Recorded(RgbdFolder(self.root / line.path), line.precise)
+        recording = self._recording(line)
+        if held_out and not len(recording.held_out.index0):
+            return None
+        return Recorded(recording, line.precise, held_out=held_out)
+
+    def _is_folder(self, line: SourceConfig) -> bool:
+        """Whether it is images, depth and poses in files, not a bag."""
+        return (self.root / line.path / "poses.txt").is_file()
 
     def _photographs(self, path: str, held_out: bool) -> Homographies:
         """Read once, whether as scenes or as textures of others; of a bag, some of its images."""
@@ -84,7 +87,8 @@ class Opened:
             )
         return self._photos[key]
 
-    def _recording(self, line: SourceConfig, path: Path) -> Recording:
+    def _recording(self, line: SourceConfig) -> Recording:
+        path = self.root / line.path
         if line.path not in self.recordings:
             prepared = (path / RECORD).is_file()
             self.recordings[line.path] = Recording(path) if prepared else self.prepared(path, line.recording)
