@@ -1,15 +1,14 @@
 """Training runs as people start them: killed and gone on with, on two processes, and refused."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,7 +20,7 @@ from stfm_ros.model.presets import preset
 from stfm_ros.model.weights import load_network, save_weights
 from stfm_training.checkpoint import newest, read_state, write_state
 from stfm_training.config import TrainingConfig, checked
-from stfm_training.mix import Opened
+from stfm_training.losses.fine import FineLoss
 from stfm_training.run import LOG, WEIGHTS, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -151,25 +150,12 @@ def test_a_finished_run_stays_as_it_is(finished, photographs):
     assert load_file(finished / WEIGHTS).keys() and (finished / WEIGHTS).read_bytes() == before
 
 
-class Poisoned:
-    """A source whose depth is none from some pair on."""
-
-    def __init__(self, source) -> None:
-        self.source = source
-        self.calls = 0
-
-    def pair(self, rng, difficulty, height, width):
-        self.calls += 1
-        pair = self.source.pair(rng, difficulty, height, width)
-        return replace(pair, depth0=np.full_like(pair.depth0, np.nan)) if self.calls > 10 else pair
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(photographs, tmp_path):
-    given = config(photographs)
-    opened = Opened(given)
-    opened.train = [(Poisoned(opened.train[0][0]), 1.0)]
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(photographs, tmp_path, monkeypatch):
+    calls, forward = itertools.count(), FineLoss.forward
+    spoiled = lambda *inputs: forward(*inputs) * (float("nan") if next(calls) == 5 else 1.0)  # noqa: E731
+    monkeypatch.setattr(FineLoss, "forward", spoiled)
     with pytest.raises(TrainingError, match=r"not finite .*loss_f nan.* in step 5 of seed 0 .* lower optimiser.lr"):
-        train("teacher", given, tmp_path / "run", opened)
+        train("teacher", config(photographs), tmp_path / "run")
     assert newest(tmp_path / "run" / "checkpoints").name == "step=4.safetensors"
     load_network(tmp_path / "run" / WEIGHTS)
 

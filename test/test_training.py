@@ -42,6 +42,15 @@ def train(objective: Objective, batches: list[Batch], steps: int, lr: float = 3e
     return seen
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks this small gain nothing from a second one, and lose much where two wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def scenes() -> Batch:
     """Two pairs of rendered scenes, with depth."""
@@ -109,6 +118,8 @@ def test_the_teachers_fourth_channel_is_depth_in_tens_of_metres(scenes):
 # -- the objective ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_pairs_can_be_learned_by_heart(scenes):
     seen = train(Objective(network().train(), PLAIN, bf16=False), [scenes], 260)
     last = {name: np.mean([line[name] for line in seen[-10:]]) for name in seen[-1]}
@@ -182,6 +193,8 @@ def test_the_teacher_refines_at_the_students_own_matches(scenes):
     assert (windows.target.abs() <= 3 + 1e-4).all()  # the window's radius
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_without_depth_a_teacher_that_learned_from_it_is_worse():
     """Pictures of one colour: depth alone tells where things are."""
     batch = Batches([(Rendered([]), 1.0)], 96, 96, pairs=2, seed=5, ramp_steps=100)[0]
