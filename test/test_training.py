@@ -215,7 +215,7 @@ def test_a_teacher_can_begin_as_its_student(scenes):
     with torch.no_grad():
         for own, deep in zip(student.features(network_input(student, scenes)),
                              teacher.features(network_input(teacher, scenes))):  # fmt: skip
-            torch.testing.assert_close(own, deep)
+            torch.testing.assert_close(own, deep, atol=2e-4, rtol=1e-3)  # sums of four channels are not those of three
     teacher.train()
     losses, _ = Objective(teacher, PLAIN, bf16=False)(scenes)
     losses["loss_c"].backward()
