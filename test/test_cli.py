@@ -257,7 +257,7 @@ def test_a_fault_of_the_program_is_told_from_a_negative_result(stfm: Any, monkey
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--version"], ["--help"], *([command.name, "--help"] for command in COMMANDS)):
+    for arguments in (["--version"], ["--help"], *([*command.name.split(), "--help"] for command in COMMANDS)):
         with pytest.raises(SystemExit) as end:
             main(arguments)
         assert end.value.code == 0
