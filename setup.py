@@ -39,7 +39,7 @@ REQUIRES = [
 EXTRAS = {
     "torch": ["torch>=2.6", "safetensors>=0.4"],
     "train": [
-        "torch>=2.6", "safetensors>=0.4", "lightning>=2.4", "tensorboard>=2.10", "onnx>=1.15", "onnxscript>=0.1",
+        "torch>=2.6", "safetensors>=0.4", "lightning>=2.6", "tensorboard>=2.10", "onnx>=1.15", "onnxscript>=0.1",
         "matplotlib>=3.5", "poselib>=2.0.4",
     ],
     "demo": ["matplotlib>=3.5"],

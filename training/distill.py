@@ -14,10 +14,11 @@ after, on frames of the bags that were held out, and on bags never trained on. 5
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from stfm_ros.config import MatcherConfig
 from stfm_ros.errors import ConfigError, DatasetError
 from stfm_ros.evaluate import Method
 from stfm_ros.matcher import Matcher
-from stfm_ros.pairs import Sampling
+from stfm_ros.pairs import Pair, Sampling
 from stfm_ros.runtimes.store import find_model
 from stfm_ros.types import EngineSpec
 from stfm_training.config import TrainingConfig
@@ -36,6 +37,7 @@ from stfm_training.recordings.config import RecordingConfig
 from stfm_training.recordings.recording import Recording
 from stfm_training.reporting.verdict import Comparison, comparisons
 from stfm_training.run import train
+from stfm_training.sources.recorded import Recorded
 from stfm_training.training_report import (
     AFTER,
     BEFORE,
@@ -57,13 +59,14 @@ NEVER, HELD_OUT = "never trained on", "held-out frames of a bag that was trained
 
 @dataclass(frozen=True)
 class Distilled:
-    """What came out: the export, the report, the teacher's weights, and what was measured."""
+    """What came out: the export, the report, the teacher's weights, what was measured, and what could not be."""
 
     export: Path
     spec: EngineSpec
     report: Path
     teacher: Path
     evaluations: tuple[Evaluation, ...]
+    notes: tuple[str, ...]
 
     @property
     def findings(self) -> list[Comparison]:
@@ -125,7 +128,8 @@ def distill(
     find_model(config.model.start or "default")  # before hours of work
     opened = Opened(config, progress)
     everything = replace(recording, held_out=0.0)
-    measured = {str(bag): opened.prepared(bag, everything) for bag in unseen}
+    measured = [opened.prepared(bag, everything) for bag in unseen]
+    tests, notes = choose_tests(measured, list(opened.recordings.values()), Sampling(count=pairs))
     teacher = Path(config.teacher.weights) if config.teacher.weights else train_teacher(config, out / TEACHER, opened)
     weights = train(
         "student",
@@ -135,16 +139,39 @@ def distill(
     )
     spec = export_calibrated(weights, out / "export", out.name, opened.held_out)
     methods = compared(config.model.start or "default", out / "export", teacher)
-    sampling = Sampling(count=pairs)
-    evaluations = [
-        evaluation
-        for held_out, recordings in ((False, measured), (True, opened.recordings))
-        for name, one in recordings.items()
-        if (evaluation := evaluate(Path(name).name, one, held_out, methods, sampling, progress)) is not None
-    ]
-    report = TrainingReport(out.name, tuple(evaluations), data_of(config, opened, measured), licence)
+    evaluations = tuple(
+        evaluate_recording(test.name, methods, test.pairs, test.relation, progress=partial(progress, test.name))
+        for test in tests
+    )
+    report = TrainingReport(out.name, evaluations, data_of(config, opened, measured), licence, notes)
     page, _, _ = write_training_report(out / "student", report)
-    return Distilled(out / "export", spec, page, teacher, tuple(evaluations))
+    return Distilled(out / "export", spec, page, teacher, evaluations, notes)
+
+
+class Test(NamedTuple):
+    """Pairs of a bag that weights are measured on, and what the bag is to the training."""
+
+    name: str
+    relation: str
+    pairs: Sequence[Pair]
+
+
+def choose_tests(
+    unseen: Sequence[Recording], trained: Sequence[Recording], sampling: Sampling
+) -> tuple[list[Test], tuple[str, ...]]:
+    """All of the bags that are never trained on, the held-out frames of the others, and what cannot be measured on.
+
+    Raises:
+        DatasetError: a bag that is given to measure on has no pair for it.
+    """
+    tests = [Test(one.record["bag"], NEVER, one.pairs_to_measure(sampling, held_out=False)) for one in unseen]
+    notes = []
+    for one in trained:
+        try:
+            tests.append(Test(one.record["bag"], HELD_OUT, one.pairs_to_measure(sampling)))
+        except DatasetError as fault:
+            notes.append(f"Not measured on the held-out frames of {one.record['bag']}: {fault}")
+    return tests, tuple(notes)
 
 
 def train_teacher(config: TrainingConfig, out: Path, opened: Opened) -> Path:
@@ -154,13 +181,13 @@ def train_teacher(config: TrainingConfig, out: Path, opened: Opened) -> Path:
 
 
 def export_calibrated(weights: Path, out: Path, name: str, held_out: Mix) -> EngineSpec:
-    """The export, with sigma as large as the errors on held-out pairs of exact truth say."""
+    """The export, with sigma as large as the errors on held-out pairs say whose truth is exact: none recorded."""
     spec = export(weights, out, name)
     matcher = Matcher.from_pretrained(MatcherConfig(model=str(out)))
-    rows = [measure({"model": matcher}, source, SIGMA_PAIRS, SIGMA_SEED)["model"].rows for source, _ in held_out]
-    if not rows:
-        return spec
-    return export(weights, out, name, sigma_scale=spec.sigma_scale * sigma_factor(np.concatenate(rows)))
+    exact = [source for source, _ in held_out if not isinstance(source, Recorded)]
+    rows = [measure({"model": matcher}, source, SIGMA_PAIRS, SIGMA_SEED)["model"].rows for source in exact]
+    factor = sigma_factor(np.concatenate(rows)) if rows else None
+    return spec if factor is None else export(weights, out, name, sigma_scale=spec.sigma_scale * factor)
 
 
 def compared(start: str, export: Path, teacher: Path) -> dict[str, Method]:
@@ -171,25 +198,7 @@ def compared(start: str, export: Path, teacher: Path) -> dict[str, Method]:
     return {BEFORE: as_method(old), AFTER: as_method(new), TEACHER: as_method(deep)}
 
 
-def evaluate(
-    name: str,
-    recording: Recording,
-    held_out: bool,
-    methods: Mapping[str, Method],
-    sampling: Sampling,
-    progress: Progress,
-) -> Evaluation | None:
-    """All methods on the held-out frames of a bag, or on all of one that was never trained on; None without pairs."""
-    try:
-        pairs = recording.pairs_to_measure(sampling, held_out)
-    except DatasetError:
-        if not held_out:
-            raise
-        return None
-    return evaluate_recording(name, methods, pairs, HELD_OUT if held_out else NEVER, progress=partial(progress, name))
-
-
-def data_of(config: TrainingConfig, opened: Opened, measured: Mapping[str, Recording]) -> tuple[Data, ...]:
+def data_of(config: TrainingConfig, opened: Opened, measured: Sequence[Recording]) -> tuple[Data, ...]:
     """What went in, for the report."""
     found = []
     for line in config.mix:
@@ -200,4 +209,4 @@ def data_of(config: TrainingConfig, opened: Opened, measured: Mapping[str, Recor
             found.append(Data.of_recording(one.about(), "measuring", line.licence, held_out=True))
         else:
             found.append(Data(Path(line.path).name or "procedural textures", use, line.licence))
-    return (*found, *(Data.of_recording(one.about(), "measuring") for one in measured.values()))
+    return (*found, *(Data.of_recording(one.about(), "measuring") for one in measured))

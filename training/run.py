@@ -70,7 +70,7 @@ def train(role: str, config: TrainingConfig, out: Path, opened: Opened | None = 
     trainer = make_trainer(role, config, out, bool(opened.held_out))
     if checkpoint is None and config.model.start and opened.held_out and config.run.validate_every:
         trainer.validate(module, verbose=False)  # where the curves begin
-    trainer.fit(module, ckpt_path=checkpoint, weights_only=False)
+    trainer.fit(module, ckpt_path=checkpoint)
     last = out / CHECKPOINTS / f"step={trainer.global_step}{SUFFIX}"
     if not last.exists():
         trainer.save_checkpoint(last)

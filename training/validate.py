@@ -94,7 +94,8 @@ def measure(
     assert all((matcher.height, matcher.width) == (height, width) for matcher in matchers.values())
     rows: dict[str, list[FloatArray]] = {name: [] for name in matchers}
     possible = 0
-    for index in track(range(pairs), description=type(source).__name__, console=Console(stderr=True)):
+    console = Console(stderr=True)
+    for index in track(range(pairs), type(source).__name__, console=console, disable=not console.is_terminal):
         rng = np.random.default_rng([seed, index])
         pair = source.pair(rng, difficulty, height, width)
         images = [augment(image, rng, 0.5 * rng.random()) for image in (pair.image0, pair.image1)]
@@ -112,9 +113,11 @@ def measure(
     return {name: Known(kind, pairs, np.concatenate(found), possible) for name, found in rows.items()}
 
 
-def sigma_factor(rows: FloatArray) -> float:
-    """What sigma is multiplied with so that it covers 68 % of the errors of right matches, per axis."""
+def sigma_factor(rows: FloatArray) -> float | None:
+    """What sigma is multiplied with to cover 68 % of the errors of right matches, per axis; None if none is right."""
     right = np.hypot(rows[:, 2], rows[:, 3]) < 2 * RIGHT_PX
+    if not right.any():
+        return None
     ratio = np.abs(rows[right, 2:]) / rows[right, 1:2]
     return float(np.quantile(ratio, ONE_SIGMA))
 
@@ -139,7 +142,8 @@ def main() -> None:
             median = "-" if score.median_px is None else f"{score.median_px:.2f}"
             texts = (f"{score.matches:.0f}", f"{score.right:.3f}", f"{score.found:.3f}", median)
             table.add_row(score.source, f"{score.threshold:g}", *texts)
-    scale = matcher.runtime.spec.sigma_scale * sigma_factor(np.concatenate(every))
+    factor = sigma_factor(np.concatenate(every))
+    scale = None if factor is None else matcher.runtime.spec.sigma_scale * factor
     record = {"model": matcher.model_name, "weights": matcher.weights_hash, "rows": figures, "sigma_scale": scale}
     Console(stderr=True).print(table)
     print(json.dumps(record))

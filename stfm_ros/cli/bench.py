@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stfm_ros.cli.command import Command, Outcome, Screen, table
-from stfm_ros.cli.options import at_least, image_size
+from stfm_ros.cli.options import MACHINE_FIELDS, at_least, image_size
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,10 +81,7 @@ COMMAND = Command(
     example="stfm bench --runtimes openvino,onnxruntime --threads 1,2",
     negative="",
     fields={
-        "machine.cpu": "name of the processor",
-        "machine.cores": "CPU cores this process may use",
-        "machine.system": "kernel and architecture",
-        "machine.python": "version",
+        **MACHINE_FIELDS,
         "versions": "by distribution",
         "pictures": "what was matched",
         "repeat": "timed runs of each stage",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stfm_ros.cli.command import Command, Outcome, Screen, table
-from stfm_ros.cli.options import at_least, given_options
+from stfm_ros.cli.options import MACHINE_FIELDS, at_least, given_options
 from stfm_ros.cli.train import add_training_settings, require_training
 from stfm_ros.config import settings
 from stfm_ros.errors import ConfigError
@@ -41,8 +41,8 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
 
     config = read_config(options.config, given_options(options, settings(TrainingConfig)))
     repeat, warm_up = options.repeat, options.warm_up
-    with screen.progress("reading") as step:
-        opened = Opened(config, lambda stage, done, total: step(done, total))
+    with screen.stages() as progress:
+        opened = Opened(config, progress)
     with screen.progress("measuring") as step:
         cases = list(benchmark.sources(config, opened, repeat, warm_up))
         plan = [(device, precision) for precision in precisions for device in benchmark.devices()]
@@ -90,10 +90,7 @@ COMMAND = Command(
     example="stfm bench train student --config training/configs/student.yaml --data.root DATA",
     negative="",
     fields={
-        "machine.cpu": "name of the processor",
-        "machine.cores": "CPU cores this process may use",
-        "machine.system": "kernel and architecture",
-        "machine.python": "version",
+        **MACHINE_FIELDS,
         "gpu": "name of the GPU; null without one",
         "versions": "by distribution",
         "config": "the whole config of the run",

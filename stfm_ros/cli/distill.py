@@ -63,8 +63,8 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
             rows.add_row(evaluation.name, method, *aucs, f"{precision:.0%}", f"{score.median_matches:.0f}")
         rows.add_section()
     screen.show(rows)
-    for finding in made.findings:
-        screen.show(finding.text)
+    for text in (*(finding.text for finding in made.findings), *made.notes):
+        screen.show(text)
     screen.show(f"report: {made.report}")
     screen.show(f"on the robot: matcher.model: {made.export.resolve()} in the file of parameters (config/matcher.yaml)")
     record = {
@@ -78,6 +78,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
             for one in made.evaluations
         ],
         "findings": [asdict(one) for one in made.findings],
+        "notes": made.notes,
     }
     return Outcome(record, negative=not made.better)
 
@@ -109,6 +110,7 @@ COMMAND = Command(
         "recordings[].relation": "held out, or never trained on",
         "recordings[].scores": "by method (before, after, teacher): as stfm eval gives them",
         "findings[]": "after against before: recording, before, after, gain, its 95 % interval (low, high), what fell",
+        "notes": "what could not be measured on, and why",
     },
     arguments=arguments,
     execute=execute,

@@ -28,6 +28,14 @@ _PREFIX = "setting:"
 SETTINGS_TITLE = "settings"
 FILE_OPTION = "--params"
 
+#: of the record of every command that times something
+MACHINE_FIELDS = {
+    "machine.cpu": "name of the processor",
+    "machine.cores": "CPU cores this process may use",
+    "machine.system": "kernel and architecture",
+    "machine.python": "version",
+}
+
 #: of the record of every command that runs a model
 MODEL_FIELDS = {
     "model.name": "name of the model",
