@@ -67,9 +67,20 @@ class MatcherConfig:
     runtime: str = option(
         "auto",
         "Inference runtime. auto says in the log what it chose and why; any other is used or is an error.",
-        choices=("auto", "openvino", "onnxruntime", "torch"),
+        choices=("auto", "tensorrt", "tensorrt_rtx", "openvino", "onnxruntime", "torch"),
+    )
+    precision: str = option(
+        "auto",
+        "Arithmetic of the network; auto is the fastest that its runtime has without a notable loss of accuracy.",
+        choices=("auto", "fp32", "bf16", "fp16", "int8"),
     )
     threads: int = option(0, "CPU threads of the runtime; 0 leaves the choice to it.", minimum=0, maximum=256)
+    engines: str = option("", "Folder where TensorRT engines are kept; empty is stfm_ros/engines in the user's cache.")
+    stale_engine: str = option(
+        "build",
+        "Where no engine fits this model, GPU and TensorRT: build one (minutes), or refuse to start.",
+        choices=("build", "refuse"),
+    )
     threshold: float = option(0.2, "Matches with a lower confidence are dropped (theta_c).", minimum=0.0, maximum=1.0)
     max_matches: int = option(1024, "At most this many matches, best first.", minimum=8, maximum=3840)
 

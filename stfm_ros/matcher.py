@@ -65,8 +65,8 @@ class Matcher:
             WeightsError, RuntimeNotAvailable: what is missing, and what to do.
         """
         config = config or MatcherConfig()
-        runtime, name, reason = load_runtime(config.runtime, find_model(config.model), config.threads)
-        log.info("runtime %s: %s", name, reason)
+        runtime, name, reason = load_runtime(find_model(config.model), config)
+        log.info("runtime %s in %s: %s", name, runtime.precision, reason)
         return cls(runtime, config, name, reason)
 
     def features(self, image: ByteArray, depth: Float32Array | None = None) -> Features:

@@ -186,7 +186,6 @@ class EngineSpec:
         preset: of the architecture.
         height, width: of the fitted image, pixels.
         k: rows that come out of the pair graph.
-        precision: ``fp32``, ``fp16``, ...
         weights_hash: first 12 hex digits over all weights.
         sigma_scale: what the network's sigma is multiplied with (calibrated on held-out scenes).
         files: SHA-256 of each file of the export.
@@ -199,7 +198,6 @@ class EngineSpec:
     height: int
     width: int
     k: int
-    precision: str
     weights_hash: str
     sigma_scale: float = 1.0
     files: dict[str, str] = field(default_factory=dict)

@@ -35,7 +35,7 @@ def test_all_faults_are_reported_at_once():
     text = str(caught.value)
     assert "matcher.treshold: unknown setting; did you mean matcher.threshold?" in text
     assert "matcher.threads: -1 is below the minimum 0" in text
-    assert "matcher.runtime: 'tpu' is not one of auto, openvino" in text
+    assert "matcher.runtime: 'tpu' is not one of auto, tensorrt" in text
     assert "pose.inlier_px: expected float, got str 'a'" in text
     assert "node.compressed: expected bool, got int 1" in text
     assert len(text.splitlines()) == 6

@@ -145,7 +145,7 @@ def test_exports_without_a_count_of_channels_are_rgb() -> None:
 
 
 def test_a_network_in_memory_runs_at_a_size_of_its_own() -> None:
-    runtime = TorchRuntime(network(4), EngineSpec("teacher", "small", 96, 128, 32, "fp32", ""))
+    runtime = TorchRuntime(network(4), EngineSpec("teacher", "small", 96, 128, 32, ""))
     assert runtime.spec.channels == 4
     matcher = Matcher(runtime, MatcherConfig(), "torch", "in memory")
     image, depth = picture(120, 160)

@@ -125,7 +125,7 @@ def test_a_runtime_that_was_asked_for_is_used_or_refused(monkeypatch):
     matcher = Matcher.from_pretrained()
     assert matcher.runtime_name == "onnxruntime" and "openvino is not installed" in matcher.reason
     with pytest.raises(RuntimeNotAvailable, match="there is no runtime 'tpu'; choose one of auto, openvino"):
-        runtimes.load_runtime("tpu", find_model("default"))
+        runtimes.load_runtime(find_model("default"), MatcherConfig(runtime="tpu"))
 
 
 def test_models_that_are_missing_or_damaged_are_refused(tmp_path):
@@ -134,10 +134,10 @@ def test_models_that_are_missing_or_damaged_are_refused(tmp_path):
         find_model("nonsense")
     folder = tmp_path / "model"
     shutil.copytree(find_model("default").path, folder)
-    (folder / PAIR).write_bytes((folder / PAIR).read_bytes()[:-1])
+    (folder / "pair.onnx").write_bytes((folder / "pair.onnx").read_bytes()[:-1])
     with pytest.raises(WeightsError, match="pair.onnx has SHA-256 .* spec.json says .*: export or fetch it again"):
         Matcher.from_pretrained(MatcherConfig(model=str(folder), runtime="onnxruntime"))
-    (folder / FEATURES).unlink()
+    (folder / "features.onnx").unlink()
     with pytest.raises(WeightsError, match="holds no features.onnx; export the weights"):
         Matcher.from_pretrained(MatcherConfig(model=str(folder), runtime="onnxruntime"))
     (folder / SPEC).write_text('{"name": "x"}')
@@ -159,7 +159,7 @@ def test_graphs_carry_their_spec_and_fit_into_the_package():
     onnx = pytest.importorskip("onnx")
     model = find_model("default")
     for name in (FEATURES, PAIR):
-        graph = onnx.load(model.file(name))
+        graph = onnx.load(model.graph(name))
         spec = json.loads(next(p.value for p in graph.metadata_props if p.key == "stfm"))
         assert spec["weights_hash"] == model.spec.weights_hash
         assert not {node.op_type for node in graph.graph.node} & {"NonZero", "Loop", "If", "Scan"}

@@ -66,7 +66,7 @@ def matcher_of(
         (loaded, digest), called = load_network(network), network.stem
     cells = (height // CELL) * (width // CELL)
     k = min(k, cells) or min(cells // 2, 1024)
-    spec = EngineSpec(name or called, loaded.config.preset, height, width, k, "fp32", digest)
+    spec = EngineSpec(name or called, loaded.config.preset, height, width, k, digest)
     defaults = MatcherConfig(runtime="torch")
     config = defaults if threshold is None else MatcherConfig(runtime="torch", threshold=threshold)
     return Matcher(TorchRuntime(loaded, spec), config, "torch", "the network itself")

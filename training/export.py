@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from stfm_ros import __version__
+from stfm_ros.config import MatcherConfig
 from stfm_ros.errors import WeightsError
 from stfm_ros.model.fuse import fuse
 from stfm_ros.model.network import PairRows, StfmNet
 from stfm_ros.model.weights import load_network
 from stfm_ros.runtimes.onnx_runtime import OnnxRuntime
-from stfm_ros.runtimes.store import FEATURES, PAIR, SAFETENSORS, SPEC, Model, sha256, write_spec
+from stfm_ros.runtimes.store import FEATURES, PAIR, SAFETENSORS, SPEC, Model, graph_file, sha256, write_spec
 from stfm_ros.types import EngineSpec
 
 OPSET = 17  # TensorRT 10 and 11, OpenVINO and ONNX Runtime all take it; LayerNormalization is one operator
@@ -63,7 +64,7 @@ def export(
     network, digest = load_network(weights)
     fused = fuse(network)
     spec = EngineSpec(
-        name, network.config.preset, height, width, k, "fp32", digest, sigma_scale,
+        name, network.config.preset, height, width, k, digest, sigma_scale,
         made_with={"stfm_ros": __version__, "torch": torch.__version__, "opset": str(OPSET)},
         channels=network.config.in_channels,
     )  # fmt: skip
@@ -74,11 +75,22 @@ def export(
         image = torch.rand(1, spec.channels, height, width)
         with torch.inference_mode():
             features = fused.features(image)
-        _write(FeatureGraph(fused), (image,), folder / FEATURES, ["image"], ["coarse", "fine"], spec)
+        _write(
+            FeatureGraph(fused), (image,), folder / graph_file(FEATURES, "fp32"), ["image"], ["coarse", "fine"], spec
+        )
         names = ["coarse0", "fine0", "coarse1", "fine1"]
-        _write(PairGraph(fused, k), (*features, *features), folder / PAIR, names, list(PairRows._fields), spec)
+        _write(
+            PairGraph(fused, k),
+            (*features, *features),
+            folder / graph_file(PAIR, "fp32"),
+            names,
+            list(PairRows._fields),
+            spec,
+        )
         shutil.copyfile(weights, folder / SAFETENSORS)
-        spec = dataclasses.replace(spec, files={f: sha256(folder / f) for f in (FEATURES, PAIR, SAFETENSORS)})
+        spec = dataclasses.replace(
+            spec, files={f: sha256(folder / f) for f in ("features.onnx", "pair.onnx", SAFETENSORS)}
+        )
         write_spec(spec, folder / SPEC)
         _check(fused, Model(folder, spec))
         if out.is_dir():
@@ -107,7 +119,7 @@ def _check(network: StfmNet, model: Model) -> None:
     rng = np.random.default_rng(0)
     coarse = rng.random((1, model.spec.channels, model.spec.height // 16, model.spec.width // 16), np.float32)
     image = torch.nn.functional.interpolate(torch.from_numpy(coarse), scale_factor=16.0, mode="bicubic").clamp(0, 1)
-    runtime = OnnxRuntime(model)
+    runtime = OnnxRuntime(model, MatcherConfig())
     features = runtime.features(image.numpy())
     with torch.inference_mode():
         expected = network.features(image)

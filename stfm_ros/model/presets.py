@@ -84,7 +84,7 @@ PRESETS: dict[str, ModelConfig] = {
     config.preset: config
     for config in (
         ModelConfig("tiny", channels=(16, 32, 64), blocks=(1, 1, 2), d_coarse=64, heads=4, coarse_layers=2),
-        ModelConfig("small", channels=(24, 48, 96), blocks=(1, 1, 3), d_coarse=96, heads=4, coarse_layers=2),
+        ModelConfig("small", channels=(32, 48, 96), blocks=(1, 1, 3), d_coarse=96, heads=4, coarse_layers=2),
         ModelConfig("medium"),
         PAPER,
         # what the public weights were trained with, for stfm_ros.model.published

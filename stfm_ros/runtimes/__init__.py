@@ -8,9 +8,10 @@ error; ``auto`` takes the first of :data:`AUTO_ORDER` that can be had and says w
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from stfm_ros.config import MatcherConfig
 from stfm_ros.errors import RuntimeNotAvailable
 from stfm_ros.runtimes.store import Model
 from stfm_ros.types import EngineSpec, Float32Array
@@ -31,6 +32,10 @@ class Runtime(Protocol):
     @property
     def spec(self) -> EngineSpec: ...
 
+    @property
+    def precision(self) -> str:
+        """Of its arithmetic: ``fp32``, ``bf16``, ``fp16`` or ``int8``."""
+
     def features(self, image: Float32Array) -> Any:
         """(1, spec.channels, height, width), colours in [0, 1] and depth in 10 m -> features of this image."""
 
@@ -38,26 +43,26 @@ class Runtime(Protocol):
         """Features of two images -> K rows."""
 
 
-def _openvino(model: Model, threads: int) -> Runtime:
+def _openvino(model: Model, config: MatcherConfig) -> Runtime:
     from stfm_ros.runtimes.openvino_runtime import OpenVinoRuntime
 
-    return OpenVinoRuntime(model, threads)
+    return OpenVinoRuntime(model, config)
 
 
-def _onnxruntime(model: Model, threads: int) -> Runtime:
+def _onnxruntime(model: Model, config: MatcherConfig) -> Runtime:
     from stfm_ros.runtimes.onnx_runtime import OnnxRuntime
 
-    return OnnxRuntime(model, threads)
+    return OnnxRuntime(model, config)
 
 
-def _torch(model: Model, threads: int) -> Runtime:
+def _torch(model: Model, config: MatcherConfig) -> Runtime:
     from stfm_ros.runtimes.torch_runtime import TorchRuntime
 
-    return TorchRuntime.load(model, threads)
+    return TorchRuntime.load(model, config)
 
 
 #: name -> (module that must be importable, what makes the runtime)
-RUNTIMES: dict[str, tuple[str, Callable[[Model, int], Runtime]]] = {
+RUNTIMES: dict[str, tuple[str, Callable[[Model, MatcherConfig], Runtime]]] = {
     "openvino": ("openvino", _openvino),
     "onnxruntime": ("onnxruntime", _onnxruntime),
     "torch": ("torch", _torch),
@@ -73,13 +78,24 @@ def is_installed(name: str) -> bool:
     return importlib.util.find_spec(RUNTIMES[name][0]) is not None
 
 
-def load_runtime(name: str, model: Model, threads: int = 0) -> tuple[Runtime, str, str]:
-    """Make a runtime.
+def pick_precision(runtime: str, config: MatcherConfig, can: Sequence[str]) -> str:
+    """The precision that is asked for; of ``auto`` the first of those that a runtime ``can`` run here.
 
-    Args:
-        name: of :data:`RUNTIMES`, or ``auto``.
-        model: what to run.
-        threads: CPU threads; 0 leaves the choice to the runtime.
+    Raises:
+        RuntimeNotAvailable: says what it can.
+    """
+    if config.precision == "auto":
+        return can[0]
+    if config.precision not in can:
+        raise RuntimeNotAvailable(
+            f"precision {config.precision!r} was asked for, but with this model and machine {runtime} runs "
+            f"{', '.join(can)}: set matcher.precision to one of them or to auto, or export the model in that precision"
+        )
+    return config.precision
+
+
+def load_runtime(model: Model, config: MatcherConfig) -> tuple[Runtime, str, str]:
+    """Make the runtime that the config asks for.
 
     Returns:
         The runtime, its name, and the reason for the choice.
@@ -87,6 +103,7 @@ def load_runtime(name: str, model: Model, threads: int = 0) -> tuple[Runtime, st
     Raises:
         RuntimeNotAvailable: says which module is missing and how to install it.
     """
+    name = config.runtime
     if name != "auto":
         if name not in RUNTIMES:
             raise RuntimeNotAvailable(f"there is no runtime {name!r}; choose one of auto, {', '.join(RUNTIMES)}")
@@ -96,7 +113,7 @@ def load_runtime(name: str, model: Model, threads: int = 0) -> tuple[Runtime, st
                 f"runtime {name!r} was asked for, but the Python module {module!r} is not installed: "
                 f"pip install {module}, or set matcher.runtime to auto"
             )
-        return make(model, threads), name, "asked for"
+        return make(model, config), name, "asked for"
     skipped = []
     for candidate in AUTO_ORDER:
         if not is_installed(candidate):
@@ -105,5 +122,5 @@ def load_runtime(name: str, model: Model, threads: int = 0) -> tuple[Runtime, st
             skipped.append(f"{candidate} needs an exported folder, got {model.path.name}")
         else:
             skipped.append(f"{candidate} is the first of {', '.join(AUTO_ORDER)} that can be had")
-            return RUNTIMES[candidate][1](model, threads), candidate, "; ".join(skipped)
+            return RUNTIMES[candidate][1](model, config), candidate, "; ".join(skipped)
     raise RuntimeNotAvailable(f"no runtime can run {model.path}: {'; '.join(skipped)}; pip install onnxruntime")

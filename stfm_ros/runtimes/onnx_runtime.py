@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnxruntime as ort
 
-from stfm_ros.runtimes import Rows
+from stfm_ros.config import MatcherConfig
+from stfm_ros.runtimes import Rows, pick_precision
 from stfm_ros.runtimes.store import FEATURES, PAIR, Model
 from stfm_ros.types import EngineSpec, Float32Array
 
@@ -14,12 +15,13 @@ Features = tuple[Float32Array, Float32Array]
 class OnnxRuntime:
     """Two sessions, one for each graph."""
 
-    def __init__(self, model: Model, threads: int = 0) -> None:
+    def __init__(self, model: Model, config: MatcherConfig) -> None:
+        self.precision = pick_precision("onnxruntime", config, model.precisions)
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = config.threads
         options.log_severity_level = 3  # errors: a warning a session is noise in a node's log
         self._features, self._pair = (
-            ort.InferenceSession(str(model.file(name)), options, providers=["CPUExecutionProvider"])
+            ort.InferenceSession(str(model.graph(name, self.precision)), options, providers=["CPUExecutionProvider"])
             for name in (FEATURES, PAIR)
         )
         assert model.spec is not None

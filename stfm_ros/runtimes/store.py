@@ -3,6 +3,8 @@
 <folder>/spec.json            EngineSpec
 <folder>/features.onnx        image -> coarse, fine
 <folder>/pair.onnx            features of two images -> K rows
+<folder>/*_fp16.onnx          the same in half precision, where it is safe; inputs and outputs of each precision fit
+<folder>/*_int8.onnx          likewise with Q/DQ nodes (optional: ``stfm quantize``)
 <folder>/weights.safetensors  what the graphs were exported from (optional; for torch)
 """
 
@@ -18,7 +20,13 @@ from stfm_ros.errors import WeightsError
 from stfm_ros.types import EngineSpec
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
-FEATURES, PAIR, SPEC, SAFETENSORS = "features.onnx", "pair.onnx", "spec.json", "weights.safetensors"
+FEATURES, PAIR, SPEC, SAFETENSORS = "features", "pair", "spec.json", "weights.safetensors"
+PRECISIONS = ("fp32", "fp16", "int8")  #: of graphs; each is a pair of files
+
+
+def graph_file(graph: str, precision: str) -> str:
+    """Name of the file of a graph, :data:`FEATURES` or :data:`PAIR`."""
+    return f"{graph}.onnx" if precision == "fp32" else f"{graph}_{precision}.onnx"
 
 
 @dataclass(frozen=True)
@@ -29,9 +37,19 @@ class Model:
     spec: EngineSpec | None
 
     @property
+    def precisions(self) -> tuple[str, ...]:
+        """Of the exported graphs."""
+        files = self.spec.files if self.spec else {}
+        return tuple(p for p in PRECISIONS if {graph_file(FEATURES, p), graph_file(PAIR, p)} <= files.keys())
+
+    @property
     def has_graphs(self) -> bool:
         """Whether the exported graphs are there."""
         return self.spec is not None
+
+    def graph(self, graph: str, precision: str = "fp32") -> Path:
+        """The file of :data:`FEATURES` or :data:`PAIR`; see :meth:`file`."""
+        return self.file(graph_file(graph, precision))
 
     def file(self, name: str) -> Path:
         """A file of the export, checked against the SHA-256 in its spec.

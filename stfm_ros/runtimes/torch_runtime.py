@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from stfm_ros import __version__
+from stfm_ros.config import MatcherConfig
 from stfm_ros.errors import WeightsError
 from stfm_ros.model.fuse import fuse
 from stfm_ros.model.network import StfmNet
 from stfm_ros.model.weights import load_network
-from stfm_ros.runtimes import Rows
+from stfm_ros.runtimes import Rows, pick_precision
 from stfm_ros.runtimes.store import Model
 from stfm_ros.types import EngineSpec, Float32Array
 
@@ -27,23 +28,26 @@ class TorchRuntime:
         spec: its name, size and K; the channels are the network's.
     """
 
+    precision = "fp32"
+
     def __init__(self, network: StfmNet, spec: EngineSpec) -> None:
         self.spec = dataclasses.replace(spec, channels=network.config.in_channels)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._network = fuse(network).to(self._device)
 
     @classmethod
-    def load(cls, model: Model, threads: int = 0) -> TorchRuntime:
+    def load(cls, model: Model, config: MatcherConfig) -> TorchRuntime:
         """An exported folder's weights, or bare ones at 640x480.
 
         Raises:
             WeightsError: they are missing, damaged, or not what the folder's spec says.
         """
-        if threads:
-            torch.set_num_threads(threads)
+        pick_precision("torch", config, (cls.precision,))
+        if config.threads:
+            torch.set_num_threads(config.threads)
         network, digest = load_network(model.weights, model.spec.preset if model.spec else None)
         spec = model.spec or EngineSpec(
-            model.path.stem, network.config.preset, 480, 640, 1024, "fp32", digest, made_with={"stfm_ros": __version__},
+            model.path.stem, network.config.preset, 480, 640, 1024, digest, made_with={"stfm_ros": __version__},
             channels=network.config.in_channels,
         )  # fmt: skip
         if spec.channels != network.config.in_channels:
