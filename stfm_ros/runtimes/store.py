@@ -5,6 +5,7 @@
 <folder>/pair.onnx            features of two images -> K rows
 <folder>/*_fp16.onnx          the same in half precision, where it is safe; inputs and outputs of each precision fit
 <folder>/*_int8.onnx          likewise with Q/DQ nodes (optional: ``stfm quantize``)
+<folder>/reference.npz        two images and what the float32 graphs made of them (stfm_ros.parity)
 <folder>/weights.safetensors  what the graphs were exported from (optional; for torch)
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from stfm_ros.types import EngineSpec
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 FEATURES, PAIR, SPEC, SAFETENSORS = "features", "pair", "spec.json", "weights.safetensors"
+REFERENCE = "reference.npz"
 PRECISIONS = ("fp32", "fp16", "int8")  #: of graphs; each is a pair of files
 
 
@@ -59,9 +62,7 @@ class Model:
         """
         path = self.path / name
         if self.spec is None or not path.is_file():
-            raise WeightsError(
-                f"{self.path} holds no {name}; export the weights to a folder first (python -m stfm_training.export)"
-            )
+            raise WeightsError(f"{self.path} holds no {name}; export the weights to a folder first (stfm export)")
         expected = self.spec.files.get(name)
         found = sha256(path)
         if expected != found:
@@ -111,8 +112,19 @@ def read_spec(path: Path) -> EngineSpec:
 
 
 def write_spec(spec: EngineSpec, path: Path) -> None:
-    """Write a spec as JSON."""
-    path.write_text(json.dumps(dataclasses.asdict(spec), indent=2) + "\n")
+    """Write a spec as JSON; a crash never leaves half of it."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(dataclasses.asdict(spec), indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def seal(folder: Path, spec: EngineSpec) -> Model:
+    """Write the spec of an export with the SHA-256 of every file of it that is there."""
+    names = [graph_file(graph, precision) for precision in PRECISIONS for graph in (FEATURES, PAIR)]
+    there = [name for name in (*names, REFERENCE, SAFETENSORS) if (folder / name).is_file()]
+    spec = dataclasses.replace(spec, files={name: sha256(folder / name) for name in there})
+    write_spec(spec, folder / SPEC)
+    return Model(folder, spec)
 
 
 def sha256(path: Path) -> str:
