@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from stfm_ros.errors import ConfigError, ImageError, WeightsError
+from stfm_ros.model import coarse
 from stfm_ros.model.backbone import RepConv
-from stfm_ros.model.coarse import dual_softmax_terms, inner_cells, select_matches
+from stfm_ros.model.coarse import inner_cells, select_matches
 from stfm_ros.model.fine import FineStage
 from stfm_ros.model.fuse import fuse
 from stfm_ros.model.network import StfmNet
 from stfm_ros.model.position import rotary_tables, rotate, sine_encoding
 from stfm_ros.model.presets import PRESETS, preset
-from stfm_ros.model.transformer import linear_attention
+from stfm_ros.model.transformer import alternate, linear_attention
 from stfm_ros.model.weights import load_network, save_weights
 
 
@@ -93,29 +94,50 @@ def test_fused_kernel_is_the_sum_of_the_branches():
     torch.testing.assert_close(block(x), torch.relu(block.norm(branches)), atol=1e-5, rtol=1e-5)
 
 
-def test_dual_softmax_is_the_product_of_two_softmaxes():
-    similarity = torch.randn(2, 30, 20) * 10
-    row, col = dual_softmax_terms(similarity)
-    torch.testing.assert_close(row, similarity.logsumexp(2))
-    torch.testing.assert_close(col, similarity.logsumexp(1))
-    p = (2 * similarity - row[:, :, None] - col[:, None]).exp()
-    torch.testing.assert_close(p, similarity.softmax(1) * similarity.softmax(2))
-
-
-def test_selected_matches_are_mutual_nearest_neighbours_best_first():
-    torch.manual_seed(1)
-    similarity = torch.randn(1, 24, 24) * 5
-    inner = inner_cells(4, 6)
-    conf, i_ids, j_ids = select_matches(similarity, inner, inner, 24)
-    p = (similarity.softmax(1) * similarity.softmax(2))[0]
-    expected = {
-        (i, int(p[i].argmax())): float(p[i].max())
-        for i in range(24)
-        if int(p[:, p[i].argmax()].argmax()) == i and inner[i] and inner[p[i].argmax()]
+def mutual_nearest(p, inner0, inner1):
+    """Of a dual-softmax matrix, one entry at a time."""
+    best = p.argmax(1)
+    return {
+        (i, int(j)): float(p[i, j])
+        for i, j in enumerate(best)
+        if int(p[:, j].argmax()) == i and inner0[i] and inner1[j]
     }
-    found = {(int(i), int(j)): float(c) for c, i, j in zip(conf[0], i_ids[0], j_ids[0], strict=True) if c > 0}
-    assert found.keys() == expected.keys()
-    assert found == pytest.approx(expected)
+
+
+def selected(f0, f1, k, height0, height1, bound=None):
+    bound = (f0 @ f1.T).amax() if bound is None else bound
+    inner0, inner1 = (inner_cells(height, len(f) // height) for f, height in ((f0, height0), (f1, height1)))
+    conf, i_ids, j_ids = select_matches(f0, f1, bound, inner0, inner1, k)
+    assert (conf.diff() <= 0).all()  # best first
+    found = {(int(i), int(j)): float(c) for c, i, j in zip(conf, i_ids, j_ids, strict=True) if c > 0}
+    scores = f0 @ f1.T
+    return found, mutual_nearest(scores.softmax(0) * scores.softmax(1), inner0, inner1)
+
+
+@pytest.mark.parametrize("entries", [2**20, 100])  # in one block, in many
+def test_selected_matches_are_mutual_nearest_neighbours_best_first(entries, monkeypatch):
+    monkeypatch.setattr(coarse, "BLOCK", entries)
+    torch.manual_seed(1)
+    f0, f1 = torch.randn(24, 16) * 1.5, torch.randn(35, 16) * 1.5
+    found, expected = selected(f0, f1, 24, 4, 5)
+    assert len(expected) > 5
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_bound_far_above_changes_no_match():
+    torch.manual_seed(2)
+    f0, f1 = torch.randn(24, 16), torch.randn(24, 16)
+    near, _ = selected(f0, f1, 24, 4, 4)
+    far, _ = selected(f0, f1, 24, 4, 4, (f0 @ f1.T).amax() + 20)
+    assert far == pytest.approx(near, rel=1e-3)
+
+
+def test_only_the_best_rows_come_out_mutual_ones_among_spare_ones():
+    torch.manual_seed(3)
+    f0 = torch.randn(48, 16)
+    f1 = f0 + 0.3 * torch.randn(48, 16)
+    found, expected = selected(0.5 * f0, 0.5 * f1, 8, 6, 6)
+    assert found == pytest.approx(dict(sorted(expected.items(), key=lambda item: -item[1])[:8]), rel=1e-4)
 
 
 def test_windows_are_centred_on_the_cell():
@@ -126,7 +148,7 @@ def test_windows_are_centred_on_the_cell():
         stage.merge.weight.copy_(torch.eye(2, 4))
         stage.merge.bias.zero_()
     cell = torch.tensor([3 * 12 + 5])  # row 3, column 5 of a coarse grid of 8 x 12
-    window = stage.windows(torch.stack([x, y])[None], torch.zeros(1, 96, 96), torch.tensor([0]), cell, 12)
+    window = stage.windows(torch.stack([x, y], 2)[None], torch.zeros(1, 96, 96), torch.tensor([0]), cell, 12)
     assert window.shape == (1, 49, 2)
     assert window[0, 24].tolist() == [20.0, 12.0]
     assert window[0, 0].tolist() == [17.0, 9.0]
@@ -143,11 +165,24 @@ def test_expectation_and_variance_of_a_peaked_heatmap():
     assert float(log_heatmap.exp().sum()) == pytest.approx(1.0)
 
 
-def test_linear_attention_equals_its_quadratic_form():
-    q, k, v = torch.randn(3, 1, 2, 9, 4)
-    weights = (torch.nn.functional.elu(q) + 1) @ (torch.nn.functional.elu(k) + 1).transpose(2, 3)
-    expected = weights / weights.sum(3, keepdim=True) @ v
-    torch.testing.assert_close(linear_attention(q, k, v), expected, atol=1e-4, rtol=1e-4)
+def test_linear_attention_equals_its_quadratic_form_head_by_head():
+    q, k, v = torch.randn(3, 2, 9, 12)
+    heads = []
+    for part in range(3):
+        q_, k_, v_ = (x[:, :, 4 * part : 4 * part + 4] for x in (q, k, v))
+        weights = (torch.nn.functional.elu(q_) + 1) @ (torch.nn.functional.elu(k_) + 1).transpose(1, 2)
+        heads.append(weights / weights.sum(2, keepdim=True) @ v_)
+    torch.testing.assert_close(linear_attention(q, k, v, 3), torch.cat(heads, 2), atol=1e-4, rtol=1e-4)
+
+
+def test_the_centre_alone_of_the_last_look_across_is_the_whole_look():
+    torch.manual_seed(4)
+    stage = FineStage(preset("small"))
+    window0, window1 = torch.randn(2, 5, 49, 32)
+    expectation, _, _ = stage(window0, window1)
+    whole0, whole1 = alternate(stage.layers, window0, window1, symmetric=True)
+    scores = (whole1 @ whole0[:, 24, :, None])[:, :, 0] / 32**0.5
+    torch.testing.assert_close(expectation, scores.softmax(1) @ stage.grid, atol=1e-5, rtol=1e-5)
 
 
 def test_rotary_products_depend_on_the_offset_only():

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stfm_ros.cli import COMMANDS, main
+from stfm_ros.config import MatcherConfig
 from stfm_ros.errors import WeightsError
 from stfm_ros.model.published import load_published
 from stfm_ros.runtimes.store import find_model
@@ -149,6 +150,7 @@ def test_the_published_outputs_come_out(name, tmp_path):
         expectation, variance, _ = network.refine(
             feat_c0, fine0, feat_c1, fine1, torch.zeros_like(i_ids), i_ids, j_ids, SIZE0[1] // 8, SIZE1[1] // 8
         )
+    fine0, fine1 = fine0.permute(0, 3, 1, 2), fine1.permute(0, 3, 1, 2)
     maps = {"coarse0": coarse0, "coarse1": coarse1, "fine0": fine0, "fine1": fine1}
     tokens = {"feat_c0": feat_c0, "feat_c1": feat_c1, "log_conf": log_conf}
     for what, values in (maps | tokens).items():
@@ -212,7 +214,7 @@ def test_converted_weights_run(grey, tmp_path, capsys):
     assert record.keys() == fields.keys()
     assert (record["preset"], record["channels"]) == ("loftr", 3)
     assert record["parameters"] == pytest.approx(11.56e6, rel=0.01)  # LoFTR: 11.6 M
-    runtime = TorchRuntime.load(find_model(str(out)))
+    runtime = TorchRuntime.load(find_model(str(out)), MatcherConfig())
     assert (runtime.spec.preset, runtime.spec.weights_hash) == ("loftr", record["hash"])
     image = drawn_pictures()[0][:, :3]
     with torch.inference_mode():

@@ -135,7 +135,7 @@ def test_an_exported_teacher_matches_as_its_weights_do(teacher: Path, tmp_path: 
         np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max())
     write_spec(dataclasses.replace(spec, channels=3), tmp_path / "teacher" / SPEC)
     with pytest.raises(WeightsError, match="says 3 channels, its weights have 4: export them again"):
-        TorchRuntime.load(find_model(str(tmp_path / "teacher")))
+        TorchRuntime.load(find_model(str(tmp_path / "teacher")), MatcherConfig())
 
 
 def test_exports_without_a_count_of_channels_are_rgb() -> None:

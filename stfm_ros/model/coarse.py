@@ -5,7 +5,9 @@ Static shapes throughout: K rows always come out, padded with confidence 0.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +17,21 @@ from stfm_ros.model.presets import ModelConfig
 
 SMALLEST_SUM = 1e-37  #: near float32's smallest normal number
 
+#: of the k rows that come out: this share more is looked at, since some of the best are not mutual
+SPARE = 0.25
+
+BLOCK = 2**20  #: entries of a block of the matching matrix, near what a core's cache holds
+MOST_BLOCKS = 32  #: a graph of more would be long
+
+#: entries of the matching matrix closer than this are equal: rounding differs from one operator to the next
+TIE = 1e-5
+
 
 class MatchHead(nn.Module):
-    """Coarse features -> similarity S, in log units."""
+    """Coarse features -> similarity S, in log units and at most 0.
+
+    The dual softmax only knows differences: what is subtracted changes no match, and exp(S) never overflows.
+    """
 
     #: a lower start (20) keeps the loss high and hardly learns the scale
     START_SCALE = 40.0
@@ -32,25 +46,24 @@ class MatchHead(nn.Module):
 
     def forward(self, feat_c0: Tensor, feat_c1: Tensor) -> Tensor:
         """(B, n0, d), (B, n1, d) -> S (B, n0, n1)."""
-        if not self.normalised:  # <f, g> / (0.1 d), as published
-            return (feat_c0 / self.d) @ (feat_c1 / 0.1).transpose(1, 2)
-        f0 = F.normalize(self.project(feat_c0), dim=-1) * self.log_scale.exp()
-        f1 = F.normalize(self.project(feat_c1), dim=-1)
-        return f0 @ f1.transpose(1, 2)
+        return similarity(*self.descriptors(feat_c0, feat_c1))
+
+    def descriptors(self, feat_c0: Tensor, feat_c1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What S is made of.
+
+        (B, n0, d), (B, n1, d) -> f0 (B, n0, e), f1 (B, n1, e), and a bound (B, 1, 1) that no product exceeds.
+        """
+        if self.normalised:
+            scale = self.log_scale.exp()
+            f0 = F.normalize(self.project(feat_c0), dim=-1) * scale
+            return f0, F.normalize(self.project(feat_c1), dim=-1), scale.to(f0).expand(len(f0), 1, 1)
+        f0, f1 = feat_c0 / self.d, feat_c1 / 0.1  # <f, g> / (0.1 d), as published
+        return f0, f1, (f0 @ f1.transpose(1, 2)).detach().amax((1, 2), keepdim=True)
 
 
-def dual_softmax_terms(similarity: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-sum-exp of S over rows (B, n0) and over columns (B, n1).
-
-    P_ij = softmax_row(S)_ij softmax_col(S)_ij = exp(2 S_ij - row_i - col_j). One exponential serves
-    both, taken relative to the largest similarity of the pair; a row that lies 85 log units below it
-    (never seen) comes out as without a match.
-    """
-    peak = similarity.amax((1, 2), keepdim=True)
-    exponential = (similarity - peak).exp()
-    row = exponential.sum(2).clamp(min=SMALLEST_SUM).log() + peak[:, :, 0]
-    col = exponential.sum(1).clamp(min=SMALLEST_SUM).log() + peak[:, 0]
-    return row, col
+def similarity(f0: Tensor, f1: Tensor, bound: Tensor) -> Tensor:
+    """S = <f0, f1> - bound, (B, n0, n1)."""
+    return torch.baddbmm(-bound, f0, f1.transpose(1, 2))
 
 
 def inner_cells(height: int, width: int, border: int = 0) -> Tensor:
@@ -65,22 +78,46 @@ def inner_cells(height: int, width: int, border: int = 0) -> Tensor:
     return mask.flatten()
 
 
-def select_matches(similarity: Tensor, inner0: Tensor, inner1: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mutual nearest neighbours of the dual-softmax matrix, best first.
+def select_matches(
+    f0: Tensor, f1: Tensor, bound: Tensor, inner0: Tensor, inner1: Tensor, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mutual nearest neighbours of the dual-softmax matrix of one pair, best first.
+
+    P_ij = softmax_row(S)_ij softmax_col(S)_ij = E_ij^2 / (row_i col_j) with S = <f0, f1> - bound, E = exp(S) and sums
+    of its rows and columns. E comes in blocks of rows that fit a cache, each reduced at once to all that needs no other
+    block. The column of a row's best entry is looked for last, and only in rows that may come out.
 
     Args:
-        similarity: S (B, n0, n1).
+        f0: (n0, e), f1: (n1, e), bound: () or (1, 1), of :meth:`MatchHead.descriptors`.
         inner0: (n0,) bool and inner1: (n1,) bool, cells that may match.
         k: rows that come out, at most n0.
 
     Returns:
-        conf (B, k), i_ids (B, k), j_ids (B, k); rows without a match have conf 0.
+        conf (k,), i_ids (k,), j_ids (k,); rows without a match have conf 0.
     """
-    row, col = dual_softmax_terms(similarity)
-    half_log_p = similarity - (row / 2)[:, :, None] - (col / 2)[:, None, :]
-    j_ids = half_log_p.argmax(2)
-    best = half_log_p.amax(2)
-    mutual = best >= half_log_p.amax(1).gather(1, j_ids)  # the same entry is the best of its column
-    conf = (2 * best).exp() * (mutual & inner0 & inner1[j_ids])
-    conf, i_ids = conf.topk(k, dim=1)
-    return conf, i_ids, j_ids.gather(1, i_ids)
+    n0, n1 = f0.shape[0], f1.shape[0]
+    height = -(-n0 // min(max(n0 * n1 // BLOCK, 1), MOST_BLOCKS))
+    blocks = [torch.exp(part @ f1.T - bound) for part in torch.split(f0, height)]
+    rows = [block.sum(1).clamp(min=SMALLEST_SUM).rsqrt() for block in blocks]
+    best_of_col = largest([(block * row[:, None]).amax(0) for block, row in zip(blocks, rows)])
+    col = torch.stack([block.sum(0) for block in blocks]).sum(0).clamp(min=SMALLEST_SUM).rsqrt()
+    best_of_row = torch.cat([(block * col).amax(1) * row for block, row in zip(blocks, rows)])
+    best, i_ids = (best_of_row * inner0).topk(min(n0, round(k * (1 + SPARE))))
+    j_ids = last_largest(torch.exp(f0[i_ids] @ f1.T - bound) * col)
+    mutual = best >= (best_of_col * col)[j_ids] * (1 - TIE)  # the same entry is the best of its column
+    conf, order = (best.square() * (mutual & inner1[j_ids])).topk(k)
+    return conf, i_ids[order], j_ids[order]
+
+
+def largest(tensors: Sequence[Tensor]) -> Tensor:
+    """The largest of each entry."""
+    return functools.reduce(torch.maximum, tensors)
+
+
+def last_largest(x: Tensor) -> Tensor:
+    """(m, n) -> (m,) index of the largest entry of each row, the last of equals.
+
+    By comparison with the maximum: inference runtimes have argmax as a sort, several times slower.
+    """
+    index = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
+    return torch.where(x >= x.amax(1, keepdim=True), index, torch.zeros_like(index)).amax(1).long()

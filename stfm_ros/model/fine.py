@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stfm_ros.model.presets import ModelConfig
@@ -33,7 +34,7 @@ class FineStage(nn.Module):
         """Crop windows and merge the coarse feature into each of their tokens.
 
         Args:
-            feat_f: (B, d_fine, H/2, W/2). feat_c: (B, n, d_coarse).
+            feat_f: (B, H/2, W/2, d_fine). feat_c: (B, n, d_coarse).
             b_ids, ids: (m,) batch index and coarse cell.
             width_c: columns of the coarse grid.
 
@@ -41,8 +42,8 @@ class FineStage(nn.Module):
             (m, window^2, d_fine). Beyond the border: the nearest token inside, or zeros before the coarse
             feature is merged in (``window_padding``).
         """
-        batch, d, height, width = feat_f.shape
-        tokens = feat_f.permute(0, 2, 3, 1).reshape(batch * height * width, d)
+        batch, height, width, d = feat_f.shape
+        tokens = feat_f.reshape(batch * height * width, d)
         centre_y = torch.div(ids, width_c, rounding_mode="floor") * 4
         centre_x = (ids % width_c) * 4
         offset = self.grid.long()
@@ -53,9 +54,9 @@ class FineStage(nn.Module):
         if self.zeros_outside:
             fine = fine * ((y == wanted_y) & (x == wanted_x))[:, :, None]
         cells = feat_c.reshape(-1, feat_c.shape[2]).index_select(0, b_ids * feat_c.shape[1] + ids)
-        coarse = self.project(cells)[:, None].expand_as(fine)
-        merged: Tensor = self.merge(torch.cat([fine, coarse], dim=2))
-        return merged
+        of_fine, of_coarse = self.merge.weight.chunk(2, dim=1)  # a row of coarse is the same for all of its window
+        coarse = F.linear(self.project(cells), of_coarse, self.merge.bias)
+        return F.linear(fine, of_fine) + coarse[:, None]
 
     def forward(self, window0: Tensor, window1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Windows (m, w^2, d_fine) of both images -> where the centre of image 0 lies in image 1.
@@ -65,11 +66,19 @@ class FineStage(nn.Module):
             variance (m, 2): of the heatmap along x and y, in steps^2.
             log_heatmap (m, w^2).
         """
-        window0, window1 = alternate(self.layers, window0, window1, self.symmetric)
-        centre = window0[:, self.window**2 // 2]
-        scores = (window1 @ centre[:, :, None])[:, :, 0].float() / self.d**0.5
+        middle = self.window**2 // 2
+        if self.symmetric and len(self.layers):  # of the last look across, only the centre of window 0 is asked for
+            window0, window1 = alternate(self.layers[:-1], window0, window1, self.symmetric)
+            across = self.layers[-1]
+            centre, window1 = across(window0[:, middle : middle + 1], window1), across(window1, window0)
+        else:
+            window0, window1 = alternate(self.layers, window0, window1, self.symmetric)
+            centre = window0[:, middle : middle + 1]
+        # sums of products, not matrix products: runtimes that round those to bfloat16 leave these in float32
+        scores = (window1 * centre).float().sum(2) / self.d**0.5
         log_heatmap = scores.log_softmax(1)
         heatmap = log_heatmap.exp()
-        expectation = heatmap @ self.grid
-        variance = (heatmap @ self.grid.square() - expectation.square()).clamp(min=1e-10)
+        weighted = heatmap[:, :, None] * self.grid
+        expectation = weighted.sum(1)
+        variance = ((weighted * self.grid).sum(1) - expectation.square()).clamp(min=1e-10)
         return expectation, variance, log_heatmap

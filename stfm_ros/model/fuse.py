@@ -10,6 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from stfm_ros.model.backbone import RepConv, ResBlock
 from stfm_ros.model.network import StfmNet
+from stfm_ros.model.transformer import AggregatedAttention
 
 
 def fuse(network: StfmNet) -> StfmNet:
@@ -23,6 +24,8 @@ def fuse(network: StfmNet) -> StfmNet:
         if isinstance(module, ResBlock):
             module.conv1, module.bn1 = fuse_conv_bn_eval(module.conv1, module.bn1), nn.Identity()  # type: ignore[assignment]
             module.conv2, module.bn2 = fuse_conv_bn_eval(module.conv2, module.bn2), nn.Identity()  # type: ignore[assignment]
+        if isinstance(module, AggregatedAttention):
+            module.pool_by_convolution = True
         for name, child in list(module.named_children()):
             if isinstance(child, RepConv):
                 setattr(module, name, nn.Sequential(_plain(child), nn.ReLU()))

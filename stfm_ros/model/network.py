@@ -47,7 +47,7 @@ class StfmNet(nn.Module):
             image: (B, C, H, W) in [0, 1]; the fourth channel of a teacher is depth / 10 m.
 
         Returns:
-            coarse (B, d_coarse, H/8, W/8), fine (B, d_fine, H/2, W/2).
+            coarse (B, d_coarse, H/8, W/8), fine (B, H/2, W/2, d_fine).
 
         Raises:
             ImageError: channels or size do not fit the network.
@@ -68,17 +68,18 @@ class StfmNet(nn.Module):
             height, width = coarse.shape[2:]
             encoding = sine_encoding(self.config.d_coarse, height, width, published_slip=self.config.sine_slip)
             coarse = coarse + encoding.to(coarse)
-        return coarse, fine
+        return coarse, fine.permute(0, 2, 3, 1)
 
     def pair(self, coarse0: Tensor, fine0: Tensor, coarse1: Tensor, fine1: Tensor, k: int) -> PairRows:
         """Match the features of two images; the counterpart of :meth:`features`."""
         height, width = coarse0.shape[2:]
         height1, width1 = coarse1.shape[2:]
         feat_c0, feat_c1 = self.transformer(coarse0, coarse1)
-        similarity = self.head(feat_c0, feat_c1)
-        inner0 = inner_cells(height, width, self.config.border).to(similarity.device)
-        inner1 = inner_cells(height1, width1, self.config.border).to(similarity.device)
-        conf, i_ids, j_ids = select_matches(similarity, inner0, inner1, k)
+        inner0 = inner_cells(height, width, self.config.border).to(coarse0.device)
+        inner1 = inner_cells(height1, width1, self.config.border).to(coarse0.device)
+        pairs = zip(*self.head.descriptors(feat_c0, feat_c1))
+        selected = zip(*(select_matches(*pair, inner0, inner1, k) for pair in pairs))
+        conf, i_ids, j_ids = (torch.stack(tensors) for tensors in selected)
         batch = conf.shape[0]
         b_ids = torch.arange(batch, device=conf.device).repeat_interleave(k)
         expectation, variance, _ = self.refine(

@@ -19,6 +19,9 @@ class AggregatedAttention(nn.Module):
 
     POOL = 4
 
+    #: set by ``fuse``: runtimes have the pooling as one operator; torch trains it several times faster as a sum
+    pool_by_convolution = False
+
     def __init__(self, d: int, heads: int, rotary: bool) -> None:
         super().__init__()
         self.heads = heads
@@ -42,9 +45,10 @@ class AggregatedAttention(nn.Module):
         """x, source: (B, d, h, w), h and w multiples of 4 -> x updated from source."""
         b, d, h, w = x.shape
         p = self.POOL
-        # A depthwise convolution of stride 4 as multiply and sum: several times faster on CPUs.
-        tiles = x.view(b, d, h // p, p, w // p, p)
-        query = (tiles * self.pool_weight.view(d, 1, p, 1, p)).sum((3, 5))
+        if self.pool_by_convolution:
+            query = F.conv2d(x, self.pool_weight[:, None], stride=p, groups=d)
+        else:
+            query = (x.view(b, d, h // p, p, w // p, p) * self.pool_weight.view(d, 1, p, 1, p)).sum((3, 5))
         keys = F.max_pool2d(source, p)
         query = self.norm_q(query.flatten(2).transpose(1, 2))
         keys = self.norm_kv(keys.flatten(2).transpose(1, 2))
@@ -56,8 +60,12 @@ class AggregatedAttention(nn.Module):
         message = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, -1, d)
         message = self.norm_message(self.out(message))
         grid = message.transpose(1, 2).reshape(b, d, h // p, w // p)
-        grid = F.interpolate(grid, scale_factor=float(p), mode="bilinear", align_corners=False)
-        update: Tensor = self.mlp(torch.cat([x, grid], dim=1))
+        # mlp([x, message brought to the full grid]): a 1x1 convolution may as well come before the interpolation
+        first, relu, last = self.mlp
+        assert isinstance(first, nn.Conv2d)
+        of_x, of_message = first.weight.chunk(2, dim=1)
+        hidden = F.interpolate(F.conv2d(grid, of_message), scale_factor=float(p), mode="bilinear", align_corners=False)
+        update: Tensor = last(relu(F.conv2d(x, of_x) + hidden))
         return x + update
 
 
@@ -77,25 +85,24 @@ class TokenAttention(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
         """x (B, n, d), source (B, m, d) -> x updated from source."""
-        b, n, d = x.shape
-        q, k, v = (
-            projection(tokens).view(b, tokens.shape[1], self.heads, d // self.heads).transpose(1, 2)
-            for projection, tokens in ((self.q_proj, x), (self.k_proj, source), (self.v_proj, source))
-        )
-        message = self.norm1(self.merge(linear_attention(q, k, v).transpose(1, 2).reshape(b, n, d)))
+        q, k, v = self.q_proj(x), self.k_proj(source), self.v_proj(source)
+        message = self.norm1(self.merge(linear_attention(q, k, v, self.heads)))
         update: Tensor = self.norm2(self.mlp(torch.cat([x, message], dim=2)))
         return x + update
 
 
-def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """Linear attention with the feature map elu + 1 (Katharopoulos et al., ICML 2020).
 
-    q (B, heads, n, d), k and v (B, heads, m, d) -> (B, heads, n, d).
+    q (B, n, d), k and v (B, m, d) -> (B, n, d). Heads are blocks of channels: instead of moving them to a dimension of
+    their own and back, all products are taken and those across heads are masked out.
     """
     q, k = F.elu(q) + 1, F.elu(k) + 1
-    m = v.shape[2]
-    summary = k.transpose(2, 3) @ (v / m)
-    norm = q @ k.sum(2, keepdim=True).transpose(2, 3)
+    m, d = v.shape[1:]
+    head = torch.arange(d, device=q.device) // (d // heads)
+    same = (head[:, None] == head).to(q)
+    summary = k.transpose(1, 2) @ (v / m) * same
+    norm = (q * k.sum(1, keepdim=True)) @ same
     return (q @ summary) * (m / (norm + 1e-6))
 
 
