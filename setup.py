@@ -40,8 +40,11 @@ EXTRAS = {
     "torch": ["torch>=2.6", "safetensors>=0.4"],
     "train": [
         "torch>=2.6", "safetensors>=0.4", "lightning>=2.6", "tensorboard>=2.10", "onnx>=1.15", "onnxscript>=0.1",
-        "matplotlib>=3.5", "poselib>=2.0.4",
+        "onnxslim>=0.1.60", "matplotlib>=3.5", "poselib>=2.0.4",
     ],
+    # JetPack brings tensorrt itself; its driver wants cuda-bindings of its CUDA (docs/engines.md)
+    "tensorrt": ["cuda-bindings>=12.6", "tensorrt>=10.3; platform_machine == 'x86_64'"],
+    "tensorrt-rtx": ["cuda-bindings>=13", "tensorrt-rtx-cu13>=1.7"],
     "demo": ["matplotlib>=3.5"],
     "test": [
         "pytest>=7,<9",  # launch_testing's pytest plugin breaks under 9
@@ -54,6 +57,9 @@ EXTRAS = {
         "matplotlib>=3.5",
         "poselib>=2.0.4",
         "types-PyYAML",
+        # builds engines without a GPU; 240 MB installed
+        "tensorrt-rtx-cu13>=1.7; platform_machine == 'x86_64' and sys_platform == 'linux'",
+        "cuda-bindings>=13; platform_machine == 'x86_64' and sys_platform == 'linux'",
     ],
 }
 

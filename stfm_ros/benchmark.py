@@ -18,7 +18,7 @@ from stfm_ros.geometry import estimate_relative_pose
 from stfm_ros.images import fit, to_rgb
 from stfm_ros.machine import cores
 from stfm_ros.matcher import Features, Matcher
-from stfm_ros.runtimes import RUNTIMES, is_installed
+from stfm_ros.runtimes import RUNTIMES, why_not
 from stfm_ros.types import ByteArray, Camera, Matches
 
 #: frames of the demo's recording that are matched: half a second apart, well overlapping
@@ -69,14 +69,14 @@ Item = tuple[str, int, tuple[int, int]]
 
 
 def runtime_names(text: str) -> list[str]:
-    """The runtimes in ``a,b``; ``all`` for those that are installed, ``auto`` for the one that auto takes.
+    """The runtimes in ``a,b``; ``all`` for those that can be had, ``auto`` for the one that auto takes.
 
     Raises:
         ConfigError: one is unknown.
     """
     names = [name for name in text.replace(" ", "").split(",") if name]
     if names == ["all"]:
-        return [name for name in RUNTIMES if is_installed(name)]
+        return [name for name in RUNTIMES if not why_not(name)]
     unknown = [name for name in names if name not in (*RUNTIMES, "auto")]
     if unknown or not names:
         raise ConfigError(f"runtimes {text!r}: expected all, auto, or some of {', '.join(RUNTIMES)}")

@@ -10,6 +10,7 @@ StfmError
 |-- TrainingError        a training run cannot begin or go on
 |-- TrainingNotAvailable what training needs is not installed here
 |-- RuntimeNotAvailable  the inference runtime that was asked for cannot be had
+|-- EngineError          a TensorRT engine cannot be built, kept or used
 `-- RosNotAvailable      ROS 2, or this package's messages, cannot be imported
 """
 
@@ -52,6 +53,10 @@ class TrainingNotAvailable(StfmError):
 
 class RuntimeNotAvailable(StfmError):
     """The inference runtime that was asked for cannot be had on this machine."""
+
+
+class EngineError(StfmError):
+    """A TensorRT engine cannot be built, kept or used."""
 
 
 class RosNotAvailable(StfmError):

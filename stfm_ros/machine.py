@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stfm_ros import __version__
+from stfm_ros.errors import StfmError
 
 #: what a figure depends on, by distribution name
 LIBRARIES = (
@@ -18,6 +19,9 @@ LIBRARIES = (
     "opencv-python",
     "onnxruntime",
     "openvino",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "cuda-bindings",
     "torch",
     "poselib",
     "rosbags",
@@ -70,14 +74,27 @@ def versions() -> dict[str, str]:
 
 def runtimes() -> dict[str, Availability]:
     """By name, whether the inference runtime can be had."""
-    from stfm_ros.runtimes import RUNTIMES, is_installed
+    from stfm_ros.runtimes import RUNTIMES, is_installed, why_not
 
-    return {
-        name: Availability(True, f"the Python module {module} is installed")
-        if is_installed(name)
-        else Availability(False, f"the Python module {module} is not installed: pip install {module}")
-        for name, (module, _) in RUNTIMES.items()
-    }
+    found = {}
+    for name, (module, _) in RUNTIMES.items():
+        if not is_installed(name):
+            found[name] = Availability(False, f"the Python module {module} is not installed: pip install {module}")
+        else:
+            missing = why_not(name)
+            found[name] = Availability(not missing, missing or f"the Python module {module} is installed")
+    return found
+
+
+def gpu() -> Availability:
+    """Whether there is an NVIDIA GPU, and which."""
+    from stfm_ros.runtimes.gpu import find_gpu
+
+    try:
+        found = find_gpu()
+    except StfmError as fault:
+        return Availability(False, str(fault))
+    return Availability(True, f"{found.name}, {found.compute_capability}, {found.memory_bytes / 2**30:.1f} GiB")
 
 
 def ros() -> Availability:

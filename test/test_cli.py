@@ -297,7 +297,7 @@ def refused(answer: Answer, *words: str) -> None:
         (["eval", "nowhere"], "bag nowhere does not exist"),
         (["eval", "x.mcap", "--methods", "surf"], "--methods surf: expected some of sift, orb, or none"),
         (["eval", "x.mcap", "--pairs", "0"], "argument --pairs: 0 is below 1"),
-        (["bench", "--runtimes", "tensorflow"], "runtimes 'tensorflow': expected all, auto, or some of openvino"),
+        (["bench", "--runtimes", "tensorflow"], "runtimes 'tensorflow': expected all, auto, or some of tensorrt"),
         (["bench", "--threads", "a"], "threads 'a': expected whole numbers"),
         (["bench", "--size", "640"], "'640' is no image size: expected e.g. 640x480"),
         (["bench", "--model", "none", "--repeat", "2"], "there is no model 'none': not a shipped name (default"),
@@ -323,7 +323,7 @@ def test_all_faults_of_file_and_options_at_once(stfm: Any, tmp_path: Path) -> No
         "matcher.treshold: unknown setting; did you mean matcher.threshold?",
         "matcher.threads: expected int, got str 'many'",
         "pose.inlier_px: 90.0 is above the maximum 20",
-        "matcher.runtime: 'tpu' is not one of auto, openvino, onnxruntime, torch",
+        "matcher.runtime: 'tpu' is not one of auto, tensorrt, tensorrt_rtx, openvino, onnxruntime, torch",
     )
     assert "use_sim_time" not in answer.err
 

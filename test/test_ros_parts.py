@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from array import array
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -198,3 +199,23 @@ def test_a_fault_of_every_image_does_not_fill_the_log() -> None:
     throttle = Throttle(60.0)
     assert [throttle.allows("image") for _ in range(3)] == [True, False, False]
     assert throttle.allows("stamp")
+
+
+def test_what_the_core_logs_is_in_the_nodes_log() -> None:
+    pytest.importorskip("rclpy")
+    from stfm_ros.nodes.logs import forwarded
+
+    class Logger:
+        lines: ClassVar[list[tuple[str, str]]] = []
+
+        def __getattr__(self, level: str) -> Any:
+            return lambda text: self.lines.append((level, text))
+
+    log = logging.getLogger("stfm_ros.runtimes.tensorrt_builder")
+    with forwarded(Logger()):  # type: ignore[arg-type]
+        log.debug("of TensorRT's own")
+        log.info("building pair.onnx: %d s spent", 35)
+        log.warning("stale")
+        log.error("broken")
+    log.info("later")
+    assert Logger.lines == [("info", "building pair.onnx: 35 s spent"), ("warning", "stale"), ("error", "broken")]

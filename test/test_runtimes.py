@@ -124,7 +124,7 @@ def test_a_runtime_that_was_asked_for_is_used_or_refused(monkeypatch):
         Matcher.from_pretrained(MatcherConfig(runtime="openvino"))
     matcher = Matcher.from_pretrained()
     assert matcher.runtime_name == "onnxruntime" and "openvino is not installed" in matcher.reason
-    with pytest.raises(RuntimeNotAvailable, match="there is no runtime 'tpu'; choose one of auto, openvino"):
+    with pytest.raises(RuntimeNotAvailable, match="there is no runtime 'tpu'; choose one of auto, tensorrt"):
         runtimes.load_runtime(find_model("default"), MatcherConfig(runtime="tpu"))
 
 

@@ -18,13 +18,17 @@ from stfm_ros import __version__
 from stfm_ros.cli import (
     bench,
     bench_train,
+    build_engine,
     convert_weights,
     demo,
     distill,
     evaluation,
+    export,
     import_rgbd,
     info,
     match,
+    parity,
+    quantize,
     run,
     train,
 )
@@ -33,7 +37,23 @@ from stfm_ros.errors import StfmError
 
 COMMANDS = tuple(
     module.COMMAND
-    for module in (demo, match, run, evaluation, import_rgbd, train, distill, convert_weights, bench, bench_train, info)
+    for module in (
+        demo,
+        match,
+        run,
+        evaluation,
+        parity,
+        import_rgbd,
+        train,
+        distill,
+        convert_weights,
+        export,
+        quantize,
+        build_engine,
+        bench,
+        bench_train,
+        info,
+    )
 )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from stfm_ros.errors import StfmError
@@ -95,7 +95,8 @@ class Screen:
     @contextmanager
     def progress(self, title: str) -> Iterator[Step]:
         """A progress bar, on a terminal and without ``--json``."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        times = (TimeElapsedColumn(), TextColumn("spent,"), TimeRemainingColumn(), TextColumn("left"))
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
         hidden = self._json or not sys.stderr.isatty()
         with Progress(*columns, console=self._err, transient=True, disable=hidden) as bar:
             task = bar.add_task(title, total=None)

@@ -36,6 +36,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
         "versions": machine.versions(),
         "machine": machine.about_machine(),
         "runtimes": {name: asdict(one) for name, one in available.items()},
+        "gpu": asdict(machine.gpu()),
         "models": models,
         "ros": asdict(machine.ros()),
         "ros_messages": asdict(machine.ros_messages()),
@@ -47,6 +48,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
         rows.add_row(name, str(value), "")
     for name, one in available.items():
         rows.add_row(f"runtime {name}", "yes" if one.available else "no", one.reason)
+    rows.add_row("NVIDIA GPU", "yes" if record["gpu"]["available"] else "no", record["gpu"]["reason"])
     for about in models:
         spec = "{name}, preset {preset}, {width}x{height}, weights {weights_hash}; "
         text = spec.format(**about["spec"]) if about["ok"] else ""
@@ -73,6 +75,8 @@ COMMAND = Command(
         "machine.system": "kernel and architecture",
         "machine.python": "version",
         "runtimes": "by name: available, and reason (why, or what to install)",
+        "gpu.available": "whether there is an NVIDIA GPU that CUDA can use",
+        "gpu.reason": "its name, compute capability and memory, or what is missing",
         "models": "one object for each shipped model:",
         "models[].name": "what --model takes",
         "models[].path": "its folder",

@@ -24,6 +24,7 @@ from stfm_ros.frames import Frame, FrameWalk
 from stfm_ros.nodes import params
 from stfm_ros.nodes.diagnostics import Diagnostics
 from stfm_ros.nodes.inputs import Inputs
+from stfm_ros.nodes.logs import forwarded
 from stfm_ros.nodes.outputs import Outputs
 from stfm_ros.nodes.statistics import Statistics, Throttle
 from stfm_ros.nodes.worker import NewestWorker
@@ -79,7 +80,8 @@ class MatcherNode(LifecycleNode):
     def _configure(self) -> None:
         started = time.monotonic()
         self._config = params.read(self)
-        matcher = self._load(self._config.matcher)
+        with forwarded(self.get_logger()):  # an engine may be built, for minutes
+            matcher = self._load(self._config.matcher)
         self._tracker = Tracker(matcher, self._config)
         self._statistics = Statistics()
         about = {

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from stfm_ros.config import MatcherConfig
-from stfm_ros.errors import RuntimeNotAvailable
+from stfm_ros.errors import RuntimeNotAvailable, StfmError
 from stfm_ros.runtimes.store import Model
 from stfm_ros.types import EngineSpec, Float32Array
 
@@ -43,6 +43,18 @@ class Runtime(Protocol):
         """Features of two images -> K rows."""
 
 
+def _tensorrt(model: Model, config: MatcherConfig) -> Runtime:
+    from stfm_ros.runtimes.tensorrt_runtime import TensorRtRuntime
+
+    return TensorRtRuntime("tensorrt", model, config)
+
+
+def _tensorrt_rtx(model: Model, config: MatcherConfig) -> Runtime:
+    from stfm_ros.runtimes.tensorrt_runtime import TensorRtRuntime
+
+    return TensorRtRuntime("tensorrt_rtx", model, config)
+
+
 def _openvino(model: Model, config: MatcherConfig) -> Runtime:
     from stfm_ros.runtimes.openvino_runtime import OpenVinoRuntime
 
@@ -55,6 +67,18 @@ def _onnxruntime(model: Model, config: MatcherConfig) -> Runtime:
     return OnnxRuntime(model, config)
 
 
+def _onnxruntime_cuda(model: Model, config: MatcherConfig) -> Runtime:
+    from stfm_ros.runtimes.onnx_runtime import CUDA, OnnxRuntime
+
+    return OnnxRuntime(model, config, CUDA)
+
+
+def _onnxruntime_tensorrt(model: Model, config: MatcherConfig) -> Runtime:
+    from stfm_ros.runtimes.onnx_runtime import TENSORRT, OnnxRuntime
+
+    return OnnxRuntime(model, config, TENSORRT)
+
+
 def _torch(model: Model, config: MatcherConfig) -> Runtime:
     from stfm_ros.runtimes.torch_runtime import TorchRuntime
 
@@ -63,19 +87,40 @@ def _torch(model: Model, config: MatcherConfig) -> Runtime:
 
 #: name -> (module that must be importable, what makes the runtime)
 RUNTIMES: dict[str, tuple[str, Callable[[Model, MatcherConfig], Runtime]]] = {
+    "tensorrt": ("tensorrt", _tensorrt),
+    "tensorrt_rtx": ("tensorrt_rtx", _tensorrt_rtx),
+    "onnxruntime_tensorrt": ("onnxruntime", _onnxruntime_tensorrt),
+    "onnxruntime_cuda": ("onnxruntime", _onnxruntime_cuda),
     "openvino": ("openvino", _openvino),
     "onnxruntime": ("onnxruntime", _onnxruntime),
     "torch": ("torch", _torch),
 }
 
-#: first choice first: OpenVINO and ONNX Runtime are equally fast in float32 on the AMD CPU of the README's figures,
-#: OpenVINO was the faster one in a trial on an Intel CPU
-AUTO_ORDER = ("openvino", "onnxruntime", "torch")
+#: first choice first: on a GPU where there is one, on the CPU by the faster runtime, OpenVINO (docs/engines.md)
+AUTO_ORDER = ("tensorrt", "tensorrt_rtx", "onnxruntime_cuda", "openvino", "onnxruntime", "torch")
 
 
 def is_installed(name: str) -> bool:
     """Whether the runtime's module can be imported here."""
     return importlib.util.find_spec(RUNTIMES[name][0]) is not None
+
+
+def why_not(name: str) -> str:
+    """What is missing for the runtime on this machine, in words; empty where it can be had."""
+    if not is_installed(name):
+        return f"{name} is not installed"
+    if name == "onnxruntime_cuda" or name == "onnxruntime_tensorrt":
+        from stfm_ros.runtimes.onnx_runtime import CUDA, TENSORRT, why_no_provider
+
+        return why_no_provider(CUDA if name == "onnxruntime_cuda" else TENSORRT)
+    if name.startswith("tensorrt"):
+        from stfm_ros.runtimes.tensorrt_builder import at_hand
+
+        try:
+            at_hand(name)
+        except StfmError as fault:
+            return f"{name}: {fault}"
+    return ""
 
 
 def pick_precision(runtime: str, config: MatcherConfig, can: Sequence[str]) -> str:
@@ -116,8 +161,9 @@ def load_runtime(model: Model, config: MatcherConfig) -> tuple[Runtime, str, str
         return make(model, config), name, "asked for"
     skipped = []
     for candidate in AUTO_ORDER:
-        if not is_installed(candidate):
-            skipped.append(f"{candidate} is not installed")
+        missing = why_not(candidate)
+        if missing:
+            skipped.append(missing.partition(";")[0])  # without what to do about it
         elif candidate != "torch" and not model.has_graphs:
             skipped.append(f"{candidate} needs an exported folder, got {model.path.name}")
         else:
