@@ -67,7 +67,16 @@ class MatcherConfig:
     runtime: str = option(
         "auto",
         "Inference runtime. auto says in the log what it chose and why; any other is used or is an error.",
-        choices=("auto", "tensorrt", "tensorrt_rtx", "openvino", "onnxruntime", "torch"),
+        choices=(
+            "auto",
+            "tensorrt",
+            "tensorrt_rtx",
+            "onnxruntime_tensorrt",
+            "onnxruntime_cuda",
+            "openvino",
+            "onnxruntime",
+            "torch",
+        ),
     )
     precision: str = option(
         "auto",

@@ -44,7 +44,7 @@ def test_a_runtime_agrees_with_torch_on_a_golden_pair(name, frames):
     pytest.importorskip("torch", reason="torch is the reference")
     if not runtimes.is_installed(name):
         pytest.skip(f"{name} is not installed")
-    expected, found = matched("torch", frames), matched(name, frames)
+    expected, found = matched("torch", frames), matched(name, frames, precision="fp32")
     assert len(expected) > 200
     i, j = common(expected, found)
     assert len(i) >= 0.99 * max(len(expected), len(found))
@@ -58,6 +58,44 @@ def test_a_runtime_agrees_with_torch_on_a_golden_pair(name, frames):
     poses = [estimate_relative_pose(m, camera, camera) for m in (expected, found)]
     turn = poses[0].R @ poses[1].R.T
     assert np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))) < 0.05
+
+
+def test_bfloat16_moves_matches_by_hundredths_of_a_pixel(frames):
+    ov = pytest.importorskip("openvino")
+    if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no bfloat16 (AVX512_BF16 or AMX)")
+    expected, found = (matched("openvino", frames, precision=precision) for precision in ("fp32", "bf16"))
+    i, j = common(expected, found)
+    assert len(i) >= 0.95 * max(len(expected), len(found))
+    gap = np.linalg.norm(expected.keypoints1[i] - found.keypoints1[j], axis=1)
+    assert np.median(gap) < 0.05 and np.quantile(gap, 0.98) < 0.25
+    assert np.median(np.abs(expected.confidence[i] - found.confidence[j])) < 0.02
+
+
+@pytest.mark.parametrize("name", ["onnxruntime_cuda", "onnxruntime_tensorrt"])
+def test_a_provider_is_used_or_refused_and_never_replaced_in_silence(name, frames):
+    import onnxruntime
+
+    from stfm_ros.runtimes.onnx_runtime import CUDA, TENSORRT
+
+    provider = CUDA if name == "onnxruntime_cuda" else TENSORRT
+    if provider not in onnxruntime.get_available_providers():
+        with pytest.raises(RuntimeNotAvailable, match=f"has no {provider} .*pip install onnxruntime-gpu"):
+            Matcher.from_pretrained(MatcherConfig(runtime=name))
+        return
+    try:
+        expected, found = matched("onnxruntime", frames), matched(name, frames, precision="fp32")
+    except RuntimeNotAvailable as fault:
+        assert "was asked for, but could not start" in str(fault)
+        return
+    i, j = common(expected, found)
+    assert len(i) >= 0.97 * len(expected)
+    assert np.median(np.linalg.norm(expected.keypoints1[i] - found.keypoints1[j], axis=1)) < 0.05
+
+
+def test_a_precision_that_cannot_be_had_is_refused():
+    with pytest.raises(RuntimeNotAvailable, match="'bf16' was asked for, but .* onnxruntime runs fp32"):
+        Matcher.from_pretrained(MatcherConfig(runtime="onnxruntime", precision="bf16"))
 
 
 def test_the_reference_is_encoded_once(frames):
