@@ -23,7 +23,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -82,12 +82,15 @@ class EngineKey:
             f"{' '.join(filter(None, (self.gpu, self.compute_capability)))}"
         )
 
-    def differences(self, built: EngineKey) -> list[str]:
-        """What of an engine that was ``built`` is not as asked for here, in words."""
+    def differences(self, built: EngineKey) -> dict[str, str]:
+        """What of an engine that was ``built`` is not as asked for here: by field, in words."""
         names = [item.name for item in fields(self) if getattr(self, item.name) != getattr(built, item.name)]
-        return [_DIFFERENCE[name].format(built=built, here=self) for name in names]
+        implied = {_IMPLIED[name] for name in names if name in _IMPLIED}
+        return {name: _DIFFERENCE[name].format(built=built, here=self) for name in names if name not in implied}
 
 
+#: fields of the key by another that they come with
+_IMPLIED = {"precision": "graph_hash", "compute_capability": "flags"}
 #: by field of the key
 _DIFFERENCE = {
     "model": "it was built of model {built.model}, here is {here.model}",
@@ -170,7 +173,7 @@ class EngineCache:
                 None, f"{engine} is damaged: it has SHA-256 {digest:.12}, {sidecar.name} says {found.sha256:.12}"
             )
         if found.key != key:
-            return Found(None, f"{engine} is not what its name says: {'; '.join(key.differences(found.key))}")
+            return Found(None, f"{engine} is not what its name says: {'; '.join(key.differences(found.key).values())}")
         return Found(found, f"{engine} fits")
 
     def obtain(self, key: EngineKey, build: Callable[[], Built], rebuild: bool = False) -> Engine:
@@ -265,10 +268,10 @@ class EngineCache:
             reason = f"there is no engine of the {key.graph} graph of model {key.model} in {self.folder}"
             return Found(None, reason, logging.INFO)
         nearest = min(reversed(others), key=lambda other: len(key.differences(other.key)))
-        reason = f"{nearest.path} does not fit: {'; '.join(key.differences(nearest.key))}"
-        # built for another purpose, it is no staler than it was
-        asked = replace(nearest.key, compute_capability=key.compute_capability, precision=key.precision)
-        return Found(None, reason, logging.INFO if asked == key else logging.WARNING)
+        differences = key.differences(nearest.key)
+        other_purpose = differences.keys() <= {"precision", "compute_capability"}  # and as good for that as ever
+        reason = f"{nearest.path} does not fit: {'; '.join(differences.values())}"
+        return Found(None, reason, logging.INFO if other_purpose else logging.WARNING)
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[bool]:
