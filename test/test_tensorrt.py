@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stfm_ros import machine, runtimes
+from stfm_ros import machine, parity, runtimes
 from stfm_ros.cli import main
 from stfm_ros.config import MatcherConfig
 from stfm_ros.errors import EngineError, ImageError, RuntimeNotAvailable, StfmError
@@ -31,7 +31,7 @@ from stfm_ros.matcher import Matcher
 from stfm_ros.runtimes import gpu, tensorrt_builder, tensorrt_runtime
 from stfm_ros.runtimes.engine_cache import Built, EngineCache
 from stfm_ros.runtimes.gpu import Gpu
-from stfm_ros.runtimes.store import FEATURES, PAIR, find_model
+from stfm_ros.runtimes.store import FEATURES, PAIR, REFERENCE, find_model
 from stfm_ros.runtimes.tensorrt_builder import (
     Flavour,
     Phases,
@@ -414,6 +414,33 @@ def test_ctrl_c_ends_the_command_and_leaves_nothing(tmp_path: Path) -> None:
     assert not left
 
 
+def test_the_command_runs_what_it_built(
+    pretended: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flavour = pretended[2]
+    monkeypatch.setattr(tensorrt_builder, "load_flavour", lambda name: flavour)
+    monkeypatch.setattr(tensorrt_builder, "find_gpu", lambda: Gpu("Pretended", "sm87", 2**33))
+    command = ["build-engine", "--flavour", "tensorrt", "--precision", "fp32", "--cache", str(tmp_path), "--json"]
+
+    def checked() -> tuple[int, Any, str]:
+        code = main(command)
+        record = json.loads(capsys.readouterr().out)
+        return code, record["deviation"], record["checked"]
+
+    if REFERENCE not in MODEL.spec.files:
+        assert checked() == (0, None, "not run: the model has no reference pair; export it again (stfm export)")
+        pytest.skip("the shipped model has no reference pair")
+    code, deviation, text = checked()
+    assert (code, deviation["common"], deviation["p99_px"]) == (0, 1.0, 0.0)
+    assert text.startswith("run on the reference pair: ") and "100.0 % common" in text
+    execute = PretendedEngine.execute_async_v3
+    monkeypatch.setattr(
+        PretendedEngine, "execute_async_v3", lambda self, stream: execute(self, stream) and self.spoil()
+    )
+    code, deviation, _ = checked()
+    assert code == 1 and deviation["common"] < 0.9
+
+
 # -- the runtime on a pretended GPU: host memory, and ONNX Runtime for kernels -----------------------
 
 
@@ -506,6 +533,12 @@ class PretendedEngine:
             self.at(name)[...] = value
         return True
 
+    def spoil(self) -> bool:
+        """Make a result wrong."""
+        if "keypoints1" in self.outputs:
+            self.at("keypoints1")[...] += 20
+        return True
+
 
 def nptype(name: str) -> type:
     return {"tensor(float)": np.float32, "tensor(float16)": np.float16}[name]
@@ -523,15 +556,15 @@ class PretendedTensorRt:
 
 
 @pytest.fixture
-def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[PretendedCuda, MatcherConfig, Any]:
-    cuda, module = PretendedCuda(), PretendedTensorRt()
-    flavour = dataclasses.replace(pretend("tensorrt"), trt=module)
+def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[PretendedCuda, MatcherConfig, Flavour]:
+    cuda, flavour = PretendedCuda(), dataclasses.replace(pretend("tensorrt"), trt=PretendedTensorRt())
     here = Gpu("Pretended", "sm87", 2**33), flavour, Target("sm87", "Pretended")
     monkeypatch.setattr(tensorrt_runtime, "cuda", lambda: cuda)
-    monkeypatch.setattr(tensorrt_runtime, "at_hand", lambda name: here)
+    for module in (tensorrt_runtime, tensorrt_builder):
+        monkeypatch.setattr(module, "at_hand", lambda name: here)
     monkeypatch.setattr(tensorrt_builder, "build_engine", lambda flavour, graph, *_: Built(graph.read_bytes(), {}))
     monkeypatch.setattr(runtimes, "is_installed", lambda name: True)
-    return cuda, MatcherConfig(runtime="tensorrt", engines=str(tmp_path / "engines")), module
+    return cuda, MatcherConfig(runtime="tensorrt", engines=str(tmp_path / "engines")), flavour
 
 
 def expected_rows(precision: str, images: list[np.ndarray]) -> runtimes.Rows:
@@ -578,7 +611,7 @@ def test_features_that_are_kept_are_not_written_over(pretended: Any, images: lis
 
 
 def test_engines_that_cannot_be_run_are_errors(pretended: Any, images: list[np.ndarray]) -> None:
-    cuda, config, module = pretended
+    cuda, config, flavour = pretended
     config = dataclasses.replace(config, precision="fp32")
     runtime = runtimes.load_runtime(MODEL, config)[0]
     with pytest.raises(ImageError, match=r"the engine takes images of shape \(1, 3, .*, got \(1, 1, 8, 8\); fit the"):
@@ -592,7 +625,7 @@ def test_engines_that_cannot_be_run_are_errors(pretended: Any, images: list[np.n
     cuda.free_bytes = 1000
     with pytest.raises(EngineError, match=r"cudaMalloc failed: cudaErrorMemoryAllocation; the GPU's memory is full"):
         runtimes.load_runtime(MODEL, config)
-    module.loads = False
+    flavour.trt.loads = False
     with pytest.raises(EngineError, match=r"\.engine cannot be loaded: TensorRT gives no reason; build it again"):
         runtimes.load_runtime(MODEL, config)
 
@@ -618,7 +651,6 @@ def test_graphs_of_two_exports_are_refused(pretended: Any, monkeypatch: pytest.M
 def test_engines_give_on_a_gpu_what_onnx_runtime_gives(
     name: str, precision: str, cache: EngineCache, images: list[np.ndarray], record_property: Any
 ) -> None:
-    parity = pytest.importorskip("stfm_ros.parity")
     config = MatcherConfig(runtime=name, precision=precision, engines=str(cache.folder))
     runtime = runtimes.load_runtime(MODEL, config)[0]
     found = parity.check_reference(runtime, MODEL)

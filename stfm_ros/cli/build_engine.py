@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from stfm_ros.runtimes.tensorrt_builder import Flavour, Progress, Target
 
 
+#: share of matches below which engines do not what was exported; int8 has 96 % of them
+COMMON = 0.9
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", nargs="?", default="default", metavar="MODEL", help="a shipped name or an exported folder (default)"
@@ -84,7 +88,8 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
             "engines": [_record(engine) for engine in engines],
             "deviation": deviation,
             "checked": why,
-        }
+        },
+        negative=deviation is not None and deviation["common"] < COMMON,
     )
 
 
@@ -118,6 +123,7 @@ def _check(
 ) -> tuple[dict[str, Any] | None, str]:
     """How far the engines are from the exported graphs, on the reference pair; and that in words, or why not known."""
     from stfm_ros.parity import check_reference
+    from stfm_ros.runtimes.store import REFERENCE
     from stfm_ros.runtimes.tensorrt_builder import at_hand
     from stfm_ros.runtimes.tensorrt_runtime import TensorRtRuntime
 
@@ -129,6 +135,8 @@ def _check(
         return None, f"not run: {fault}"
     if here not in targets:
         return None, f"not run: the GPU of this machine is {here.compute_capability}"
+    if model.spec is None or REFERENCE not in model.spec.files:
+        return None, "not run: the model has no reference pair; export it again (stfm export)"
     config = MatcherConfig(precision=precision, engines=options.cache, stale_engine="refuse")
     found = check_reference(TensorRtRuntime(flavour.name, model, config), model)
     return asdict(found), (
@@ -163,7 +171,7 @@ COMMAND = Command(
         "GPU that they are for is there, the engines are then run on the model's reference pair. See docs/engines.md."
     ),
     example="stfm build-engine default --flavour tensorrt_rtx --target sm86,sm89 --build-only",
-    negative="",
+    negative=f"the engines were run, and give fewer than {100 * COMMON:.0f} % of the matches of the exported graphs",
     fields={
         "model": "folder of the exported model",
         "flavour": "tensorrt or tensorrt_rtx",
