@@ -30,8 +30,9 @@ from stfm_ros.types import ByteArray, FloatArray, Matches, PoseStatus, RelativeP
 from stfm_ros.visualise import draw_matches
 
 IMAGE_TYPE = IMAGE_TYPES[1]  # compressed: what the player sends
-#: the order in which a frame passes them; the last two are the whole way in the node, and camera to listener
-STAGES = ("wait", "decode", "features", "pair", "pose", "publish", "total", "end to end")
+#: the order in which a frame passes them; then the node's own work (decode, publish and what is between the stages), the
+#: whole way in the node, and camera to listener
+STAGES = ("wait", "decode", "features", "pair", "pose", "publish", "overhead", "total", "end to end")
 PICTURES = 3
 LEAST_MOTION_M = 0.01  # a shorter true translation has no direction worth judging
 
@@ -326,7 +327,8 @@ def write_page(
         Plot(
             "Latency by stage",
             bar_plot(stages, "ms"),
-            "In the node; end to end is from the camera's stamp to a listener.",
+            "In the node; overhead is its own work (decode, publish, bookkeeping); end to end is from the camera's "
+            "stamp to a listener.",
         ),
         Table("Frames", ("", "count"), frames),
         Table("Status of the poses", ("status", "count"), tuple((k, str(v)) for k, v in result.statuses.items())),

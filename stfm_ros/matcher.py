@@ -19,7 +19,7 @@ import numpy as np
 from stfm_ros.config import MatcherConfig
 from stfm_ros.errors import ImageError
 from stfm_ros.images import Fit, fit, fit_depth, to_rgb
-from stfm_ros.runtimes import Runtime, load_runtime
+from stfm_ros.runtimes import Rows, Runtime, load_runtime
 from stfm_ros.runtimes.store import find_model
 from stfm_ros.search import search_views
 from stfm_ros.types import BoolArray, ByteArray, Float32Array, Matches
@@ -121,14 +121,17 @@ class Matcher:
 
     def match_features(self, features0: Features, features1: Features) -> Matches:
         """Match two encoded images; see :class:`stfm_ros.types.Matches`."""
-        rows = self.runtime.pair(features0.data, features1.data)
+        return self.select(self.runtime.pair(features0.data, features1.data), features0.fit, features1.fit)
+
+    def select(self, rows: Rows, fit0: Fit, fit1: Fit) -> Matches:
+        """Of the rows of a pair those above the threshold that lie on both pictures, in pixels of the images given."""
         keep = rows.confidence >= max(self.config.threshold, np.finfo(np.float32).tiny)
-        keep &= self._shown(rows.keypoints0, features0.fit) & self._shown(rows.keypoints1, features1.fit)
+        keep &= self._shown(rows.keypoints0, fit0) & self._shown(rows.keypoints1, fit1)
         index = np.flatnonzero(keep)[: self.config.max_matches]
-        sigma = rows.sigma[index] * np.float32(features1.fit.scale * self.runtime.spec.sigma_scale)
+        sigma = rows.sigma[index] * np.float32(fit1.scale * self.runtime.spec.sigma_scale)
         return Matches(
-            features0.fit.to_original(rows.keypoints0[index]),
-            features1.fit.to_original(rows.keypoints1[index]),
+            fit0.to_original(rows.keypoints0[index]),
+            fit1.to_original(rows.keypoints1[index]),
             rows.confidence[index],
             sigma,
         )

@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import onnxslim
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from stfm_ros import __version__
-from stfm_ros.config import MatcherConfig
 from stfm_ros.demo import DEMO_BAG
 from stfm_ros.errors import ConfigError, WeightsError
 from stfm_ros.images import fit
@@ -36,7 +37,6 @@ from stfm_ros.model.weights import load_network
 from stfm_ros.parity import Reference, as_inputs
 from stfm_ros.posed_bag import PosedBag
 from stfm_ros.runtimes import Rows
-from stfm_ros.runtimes.onnx_runtime import OnnxRuntime
 from stfm_ros.runtimes.store import FEATURES, PAIR, REFERENCE, SAFETENSORS, SPEC, graph_file, seal
 from stfm_ros.types import ByteArray, EngineSpec, Float32Array
 from stfm_training.half import Feed, halve, magnitudes
@@ -113,13 +113,12 @@ def export(
         progress("tracing", 0, 3)
         images, depths = reference_images(height, width), reference_depths(spec)
         inputs = as_inputs(images, depths)
-        graphs, expected = _trace(fuse(network), k, inputs, folder)
+        graphs, expected, gflops = _trace(fuse(network), k, inputs, folder)
+        spec = dataclasses.replace(spec, gflops=gflops)
         _write(graphs, folder, spec, "fp32")
         shutil.copyfile(weights, folder / SAFETENSORS)
         progress("checking", 1, 3)
-        runtime = OnnxRuntime(seal(folder, spec), MatcherConfig(precision="fp32"))
-        features = [runtime.features(image) for image in inputs]
-        rows = runtime.pair(*features)
+        features, rows = _run(folder, inputs)
         _check((*features[0], *features[1], *rows), expected)
         Reference(images, depths, rows).write(folder / REFERENCE)
         if "fp16" in precisions:
@@ -180,17 +179,31 @@ def _bytes(image: Float32Array) -> ByteArray:
 
 def _trace(
     network: StfmNet, k: int, inputs: Sequence[Float32Array], folder: Path
-) -> tuple[Graphs, tuple[NDArray[Any], ...]]:
-    """The float32 graphs; and torch's features of both images and rows, in the order of the graphs' ends."""
+) -> tuple[Graphs, tuple[NDArray[Any], ...], dict[str, float]]:
+    """The float32 graphs; torch's features of both images and rows, in the order of the graphs' ends; GFLOPs."""
     with torch.inference_mode():
         images = [torch.from_numpy(image) for image in inputs]
         features = (*network.features(images[0]), *network.features(images[1]))
-        rows = network.pair(*features, k)
+        with FlopCounterMode(display=False) as of_features:
+            network.features(images[0])
+        with FlopCounterMode(display=False) as of_pair:
+            rows = network.pair(*features, k)
     graphs = {
         FEATURES: _simplified(FeatureGraph(network), (images[0],), ("image",), FEATURE_OUTPUTS, folder),
         PAIR: _simplified(PairGraph(network, k), features, PAIR_INPUTS, PairRows._fields, folder),
     }
-    return graphs, (*(tensor.numpy() for tensor in features), *(tensor[0].numpy() for tensor in rows))
+    gflops = {FEATURES: of_features.get_total_flops() / 1e9, PAIR: of_pair.get_total_flops() / 1e9}
+    return graphs, (*(tensor.numpy() for tensor in features), *(tensor[0].numpy() for tensor in rows)), gflops
+
+
+def _run(folder: Path, inputs: Sequence[Float32Array]) -> tuple[list[list[NDArray[Any]]], Rows]:
+    """What the float32 graphs make of two images: features of each, and rows; on the CPU, whatever else there is."""
+    first, second = (
+        ort.InferenceSession(folder / graph_file(name, "fp32"), providers=["CPUExecutionProvider"])
+        for name in (FEATURES, PAIR)
+    )
+    features = [first.run(None, {"image": image}) for image in inputs]
+    return features, Rows(*second.run(None, dict(zip(PAIR_INPUTS, (*features[0], *features[1]), strict=True))))
 
 
 def _simplified(

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     Load = Callable[[MatcherConfig], Matcher]
 
 LOG_PERIOD_S = 5.0
+#: stages of an image that are not the node's own work; what remains of the total is its overhead
+NOT_OVERHEAD = ("wait", "features", "pair", "pose")
 
 
 def load_matcher(config: MatcherConfig) -> Matcher:
@@ -149,8 +151,9 @@ class MatcherNode(LifecycleNode):
             self._statistics.fail()
             return
         now = time.monotonic()
-        latency_ms = {"publish": 1e3 * (now - started), "total": 1e3 * (now - frame.received_s)}
-        self._statistics.succeed(track.pose.status.name, {**track.timings_ms, **latency_ms})
+        latency_ms = {**track.timings_ms, "publish": 1e3 * (now - started), "total": 1e3 * (now - frame.received_s)}
+        latency_ms["overhead"] = latency_ms["total"] - sum(latency_ms[stage] for stage in NOT_OVERHEAD)
+        self._statistics.succeed(track.pose.status.name, latency_ms)
         self._attempt(self._outputs.draw, track)
 
     def _attempt(self, step: Callable[[Track], None], track: Track) -> bool:
