@@ -29,6 +29,7 @@ class Option:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    live: bool = False  #: whether a change takes effect while the node runs
 
     def fault(self, value: Scalar) -> str:
         """Why ``value`` is not allowed; empty if it is."""
@@ -53,9 +54,10 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
+    live: bool = False,
 ) -> Any:
     """A dataclass field with its documentation."""
-    about = Option(description, unit, minimum, maximum, choices)
+    about = Option(description, unit, minimum, maximum, choices, live)
     return field(default=default, metadata={"option": about})
 
 
@@ -90,8 +92,10 @@ class MatcherConfig:
         "Where no engine fits this model, GPU and TensorRT: build one (minutes), or refuse to start.",
         choices=("build", "refuse"),
     )
-    threshold: float = option(0.2, "Matches with a lower confidence are dropped (theta_c).", minimum=0.0, maximum=1.0)
-    max_matches: int = option(1024, "At most this many matches, best first.", minimum=8, maximum=3840)
+    threshold: float = option(
+        0.2, "Matches with a lower confidence are dropped (theta_c).", minimum=0.0, maximum=1.0, live=True
+    )
+    max_matches: int = option(1024, "At most this many matches, best first.", minimum=8, maximum=3840, live=True)
 
 
 @dataclass(frozen=True)
@@ -99,16 +103,30 @@ class PoseConfig:
     """Two-view geometry."""
 
     inlier_px: float = option(
-        1.5, "Largest epipolar (Sampson) error of an inlier.", unit="px", minimum=0.1, maximum=20.0
+        1.5, "Largest epipolar (Sampson) error of an inlier.", unit="px", minimum=0.1, maximum=20.0, live=True
     )
-    confidence: float = option(0.9999, "Confidence at which the robust estimator may stop.", minimum=0.5, maximum=1.0)
-    max_iterations: int = option(2000, "Upper bound of the robust estimator's iterations.", minimum=10, maximum=100000)
-    min_inliers: int = option(20, "Fewer inliers than this give no pose.", minimum=6, maximum=3840)
+    confidence: float = option(
+        0.9999, "Confidence at which the robust estimator may stop.", minimum=0.5, maximum=1.0, live=True
+    )
+    max_iterations: int = option(
+        2000, "Upper bound of the robust estimator's iterations.", minimum=10, maximum=100000, live=True
+    )
+    min_inliers: int = option(20, "Fewer inliers than this give no pose.", minimum=6, maximum=3840, live=True)
     min_parallax_deg: float = option(
-        0.5, "Median parallax below which the translation is called weak.", unit="deg", minimum=0.0, maximum=45.0
+        0.5,
+        "Median parallax below which the translation is called weak.",
+        unit="deg",
+        minimum=0.0,
+        maximum=45.0,
+        live=True,
     )
     static_px: float = option(
-        0.75, "Median displacement below which the camera is called static.", unit="px", minimum=0.0, maximum=20.0
+        0.75,
+        "Median displacement below which the camera is called static.",
+        unit="px",
+        minimum=0.0,
+        maximum=20.0,
+        live=True,
     )
 
 
@@ -117,18 +135,96 @@ class TrackerConfig:
     """What a new image is matched against."""
 
     reference: str = option(
-        "keyframe", "Match against the previous frame or against the last keyframe.", choices=("previous", "keyframe")
+        "keyframe",
+        "Match against the previous frame or against the last keyframe.",
+        choices=("previous", "keyframe"),
+        live=True,
     )
-    keyframe_inliers: int = option(100, "A new keyframe is taken below this many inliers.", minimum=6, maximum=3840)
+    keyframe_inliers: int = option(
+        100, "A new keyframe is taken below this many inliers.", minimum=6, maximum=3840, live=True
+    )
     keyframe_parallax_deg: float = option(
-        8.0, "A new keyframe is taken above this median parallax.", unit="deg", minimum=0.1, maximum=90.0
+        8.0, "A new keyframe is taken above this median parallax.", unit="deg", minimum=0.1, maximum=90.0, live=True
     )
     keyframe_age_s: float = option(
-        5.0, "A new keyframe is taken after this time.", unit="s", minimum=0.01, maximum=3600.0
+        5.0, "A new keyframe is taken after this time.", unit="s", minimum=0.01, maximum=3600.0, live=True
     )
     lost_after: int = option(
-        5, "Pairs in a row without a pose before the reference is replaced.", minimum=1, maximum=1000
+        5, "Pairs in a row without a pose before the reference is replaced.", minimum=1, maximum=1000, live=True
     )
+
+
+@dataclass(frozen=True)
+class OdometryConfig:
+    """Relative poses chained into odometry, and where its metres come from."""
+
+    scale: str = option(
+        "none",
+        "Where the length of a motion comes from, which one camera cannot see: aligned depth images, an odometry or "
+        "a twist of another sensor, or nowhere: then there is no odometry, unless odometry.allow_unscaled is set.",
+        choices=("none", "depth", "odometry", "twist"),
+    )
+    scale_error: float = option(
+        0.05,
+        "Standard deviation of the length that an odometry or a twist gives, as a share of it.",
+        minimum=0.0001,
+        maximum=1.0,
+        live=True,
+    )
+    scale_gap_s: float = option(
+        0.1,
+        "How far beyond the messages of an odometry or a twist an image may lie.",
+        unit="s",
+        minimum=0.0,
+        maximum=10.0,
+        live=True,
+    )
+    depth_slop_s: float = option(
+        0.02,
+        "Largest difference between the stamps of an image and of its depth.",
+        unit="s",
+        minimum=0.0,
+        maximum=1.0,
+        live=True,
+    )
+    allow_unscaled: bool = option(
+        False, "Publish odometry without metric scale too; its unit is the first translation.", live=True
+    )
+    odom_frame: str = option("odom", "Frame in which the odometry begins: x forward, y left, z up (REP-103, REP-105).")
+    base_frame: str = option(
+        "", "Child frame of the odometry, e.g. base_link; TF must join it to the camera. Empty is the camera itself."
+    )
+    path_length: int = option(1000, "Poses that are kept for the path.", minimum=2, maximum=100000)
+    gap_speed: float = option(
+        1.0,
+        "Speed that may have gone unseen: standard deviation by which the position's grows over a gap.",
+        unit="m/s",
+        minimum=0.0,
+        maximum=1000.0,
+        live=True,
+    )
+    gap_turn: float = option(
+        1.0,
+        "Turn rate that may have gone unseen: standard deviation by which the orientation's grows over a gap.",
+        unit="rad/s",
+        minimum=0.0,
+        maximum=100.0,
+        live=True,
+    )
+
+
+@dataclass(frozen=True)
+class OutputsConfig:
+    """What may be published. Each message is built only while somebody subscribes."""
+
+    matches: bool = option(True, "Correspondences on matches.", live=True)
+    relative_pose: bool = option(True, "Relative poses on relative_pose.", live=True)
+    picture: bool = option(True, "Pictures of the matches on matches/image.", live=True)
+    odometry: bool = option(True, "nav_msgs/Odometry on odometry.", live=True)
+    pose: bool = option(True, "geometry_msgs/PoseWithCovarianceStamped on pose.", live=True)
+    path: bool = option(True, "nav_msgs/Path on path.", live=True)
+    points: bool = option(True, "Triangulated inliers as sensor_msgs/PointCloud2 on points.", live=True)
+    tf: bool = option(False, "The transform from odometry.odom_frame to the child frame on /tf.")
 
 
 @dataclass(frozen=True)
@@ -142,9 +238,28 @@ class NodeConfig:
         "Reliability of the image subscription; camera_info follows it.",
         choices=("best_effort", "reliable"),
     )
-    debug_image_width: int = option(1280, "Width of the picture on matches/image.", unit="px", minimum=64, maximum=8192)
+    scale_reliability: str = option(
+        "best_effort",
+        "Reliability of the subscription that odometry.scale asks for.",
+        choices=("best_effort", "reliable"),
+    )
+    policy: str = option(
+        "newest",
+        "Images that come in while one is in work: only the newest is kept, or all of them up to node.queue.",
+        choices=("newest", "keep_all"),
+    )
+    queue: int = option(100, "Images that wait at most under keep_all; then the oldest goes.", minimum=1, maximum=10000)
+    when_lost: str = option(
+        "silence",
+        "Odometry of an image without a pose: none, or rtabmap's convention (null orientation, covariance 9999).",
+        choices=("silence", "null"),
+        live=True,
+    )
+    debug_image_width: int = option(
+        1280, "Width of the picture on matches/image.", unit="px", minimum=64, maximum=8192, live=True
+    )
     debug_image_period_s: float = option(
-        0.2, "Shortest time between two pictures on matches/image.", unit="s", minimum=0.0, maximum=60.0
+        0.2, "Shortest time between two pictures on matches/image.", unit="s", minimum=0.0, maximum=60.0, live=True
     )
     diagnostics_period_s: float = option(1.0, "Period of /diagnostics.", unit="s", minimum=0.1, maximum=60.0)
     input_timeout_s: float = option(
@@ -163,6 +278,8 @@ class AppConfig:
     matcher: MatcherConfig = field(default_factory=MatcherConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    odometry: OdometryConfig = field(default_factory=OdometryConfig)
+    outputs: OutputsConfig = field(default_factory=OutputsConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
 
     @classmethod

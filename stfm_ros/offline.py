@@ -211,10 +211,10 @@ def _place(result: RunResult, track: Track, chain: Chain, info: Any | None) -> N
         camera: Camera = camera_from_info(info)
     except CameraError:  # cannot be: the pose was made with it
         return
-    pose = chain.add(track, camera)
-    if pose is not None:
+    placed = chain.add(track, camera)
+    if placed is not None:
         if not result.stamps_ns:  # the reference of the first pose is the origin
             result.stamps_ns.append(track.reference_stamp_ns)
             result.trajectory.append(np.eye(4))
         result.stamps_ns.append(track.stamp_ns)
-        result.trajectory.append(pose)
+        result.trajectory.append(placed.pose)

@@ -45,7 +45,9 @@ def track(i: int, j: int, status: PoseStatus = PoseStatus.OK, metric: bool = Fal
 
 def placed(pairs: list[tuple[int, int]], metric: bool = False) -> tuple[FloatArray, FloatArray, Chain]:
     chain = Chain()
-    poses = [chain.add(track(i, j, metric=metric), CAMERA) for i, j in pairs]
+    placed = [chain.add(track(i, j, metric=metric), CAMERA) for i, j in pairs]
+    poses = [one.pose for one in placed if one is not None]
+    assert all(one is not None and one.metric is metric for one in placed)
     truth = np.array([np.linalg.inv(pose_at(pairs[0][0])) @ pose_at(j) for _, j in pairs])
     return np.array(poses), truth, chain
 
@@ -85,7 +87,7 @@ def test_a_turn_on_the_spot_carries_the_scale_on() -> None:
     assert moved is not None
     unit = np.linalg.norm(pose_at(2)[:3, 3] - pose_at(0)[:3, 3])
     expected = np.linalg.inv(pose_at(0)) @ pose_at(5)
-    np.testing.assert_allclose(unit * moved[:3, 3], expected[:3, 3], atol=5e-3)
+    np.testing.assert_allclose(unit * moved.pose[:3, 3], expected[:3, 3], atol=5e-3)
 
 
 def test_without_a_pose_nothing_is_placed_and_a_new_reference_is_a_break() -> None:
@@ -97,6 +99,24 @@ def test_without_a_pose_nothing_is_placed_and_a_new_reference_is_a_break() -> No
     assert chain.breaks == 1
     assert last is not None
     assert after is not None
-    step = np.linalg.norm(after[:3, 3] - last[:3, 3])
+    step = np.linalg.norm(after.pose[:3, 3] - last.pose[:3, 3])
     true_step = np.linalg.norm(pose_at(5)[:3, 3] - pose_at(4)[:3, 3]) / np.linalg.norm(pose_at(1)[:3, 3])
     assert step == pytest.approx(true_step, rel=0.3)  # the median depth of the scene tells the scale, roughly
+
+
+def test_metres_are_lent_to_a_pose_that_has_none() -> None:
+    chain = Chain()
+    chain.add(track(0, 2, metric=True), CAMERA)
+    between = chain.add(track(2, 3), CAMERA)
+    assert between is not None
+    assert between.metric
+    assert 0.01 < between.share < 0.1
+    expected = np.linalg.inv(pose_at(0)) @ pose_at(3)
+    np.testing.assert_allclose(between.pose[:3, 3], expected[:3, 3], atol=2e-3)
+    local, _ = seen(pose_at(2))
+    assert between.points.shape == (len(between.index), 3)
+    np.testing.assert_allclose(between.points @ CAMERA.K[:2].T / between.points[:, 2:], local[between.index], atol=0.01)
+    alone = chain.add(track(7, 8), CAMERA)  # after a break the metres are a guess, and are called none
+    assert alone is not None
+    assert not alone.metric
+    assert alone.share >= 0.5
