@@ -122,7 +122,7 @@ class Reference:
                 images = [np.asarray(_decoded(arrays[f"image{i}"])[:, :, ::-1], np.uint8) for i in (0, 1)]
                 depths = [np.asarray(_decoded(arrays[f"depth{i}"]), np.uint16) for i in (0, 1) if "depth0" in arrays]
                 rows = Rows(*(arrays[name] for name in Rows._fields))
-        except (OSError, ValueError, KeyError, BadZipFile) as fault:
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile) as fault:
             raise WeightsError(
                 f"{path} is no reference pair of an export ({fault}); export the weights again"
             ) from fault

@@ -42,3 +42,15 @@ def photographs(tmp_path_factory) -> Path:
         )
         cv2.imwrite(str(folder / f"{i:02d}.png"), (noise / 3 * 255).clip(0, 255).astype(np.uint8))
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory) -> Path:
+    """The shipped weights exported anew by the code as it is, fp32 and fp16, at 320x256: small, so that tests are."""
+    pytest.importorskip("torch", reason="weights are exported by torch")
+    from stfm_ros.runtimes.store import find_model
+    from stfm_training.export import export
+
+    out = tmp_path_factory.mktemp("exported") / "model"
+    export(find_model("default").weights, out, "small", height=256, width=320, k=512, sigma_scale=0.5)
+    return out
