@@ -90,13 +90,13 @@ class Chain:
             return None
         reference = self._reference(track, camera)
         matches = track.matches.take(pose.inliers)
-        rays0 = _homogeneous(normalise_points(matches.keypoints0, reference.camera))
-        rays1 = _homogeneous(normalise_points(matches.keypoints1, camera))
+        rays0 = homogeneous(normalise_points(matches.keypoints0, reference.camera))
+        rays1 = homogeneous(normalise_points(matches.keypoints1, camera))
         turned = rays0 @ pose.R.T
         moves = pose.status.has_translation
         length, share, metric = 0.0, 0.0, reference.metric
         if moves:
-            depth0, depth1, known = _triangulate(turned, rays1, pose.t)
+            depth0, depth1, known = triangulate(turned, rays1, pose.t)
             length, share, metric = self._length(track, reference, matches.keypoints0[known], depth0[known])
             points0, points1 = length * depth0[known, None] * rays0[known], length * depth1[known, None] * rays1[known]
         else:  # no depth is seen anew, but what was known is carried on
@@ -161,7 +161,7 @@ def _common(view: _View, pixels: FloatArray) -> tuple[NDArray[np.int64], NDArray
     return np.array([pair.queryIdx for pair in near], int), np.array([pair.trainIdx for pair in near], int)
 
 
-def _triangulate(turned: FloatArray, rays1: FloatArray, t: FloatArray) -> tuple[FloatArray, FloatArray, BoolArray]:
+def triangulate(turned: FloatArray, rays1: FloatArray, t: FloatArray) -> tuple[FloatArray, FloatArray, BoolArray]:
     """Depths along both rays, (n, 3) with z = 1, of ``z1 rays1 = z0 turned + t``, and which of them can be trusted."""
     normal = np.cross(rays1, turned)
     squared = np.maximum(np.sum(normal**2, axis=1), 1e-18)
@@ -172,5 +172,6 @@ def _triangulate(turned: FloatArray, rays1: FloatArray, t: FloatArray) -> tuple[
     return depth0, depth1, known
 
 
-def _homogeneous(points: FloatArray) -> FloatArray:
+def homogeneous(points: FloatArray) -> FloatArray:
+    """(n, 3) with z = 1 of (n, 2)."""
     return np.column_stack([points, np.ones(len(points))])

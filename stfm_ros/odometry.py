@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from stfm_ros.chain import Chain, Placed
 from stfm_ros.config import OdometryConfig, PoseConfig
+from stfm_ros.motion import compose, inverse, logarithm
 from stfm_ros.types import Camera, FloatArray
 
 if TYPE_CHECKING:
@@ -153,10 +153,9 @@ class Odometer:
             covariance[:3, :3] += (placed.share * placed.length) ** 2 * np.outer(direction, direction)
         else:  # it may have moved by what cannot be seen
             unseen = self._static_px / float(camera.K[0, 0]) * (placed.depth or _FAR)
-            covariance[:3, :3] = unseen**2 * np.eye(3)
+            covariance[:3, :3] = np.diag([unseen**2] * 3)
         nothing, T = np.zeros((6, 6)), self._camera_in_body
-        motion, covariance = compose(T, nothing, motion, covariance)
-        return compose(motion, covariance, np.linalg.inv(T), nothing)
+        return compose(*compose(T, nothing, motion, covariance), inverse(T), nothing)
 
     def _twist(self, state: _State) -> tuple[FloatArray, FloatArray]:
         before = self._last
@@ -164,34 +163,8 @@ class Odometer:
         joined = before is not None and state.reference_ns in (before.stamp_ns, before.reference_ns)
         if before is None or not joined or not 0 < seconds <= _TWIST_S:
             return np.zeros(6), UNKNOWN * np.eye(6)
-        twist = logarithm(np.linalg.inv(before.pose) @ state.pose) / seconds
+        twist = logarithm(inverse(before.pose) @ state.pose) / seconds
         link = state.link if state.reference_ns == before.stamp_ns else state.link + before.link
-        turn = np.kron(np.eye(2), (np.linalg.inv(state.pose) @ self._states[state.reference_ns].pose)[:3, :3])
+        turn = np.kron(np.eye(2), (inverse(state.pose) @ self._states[state.reference_ns].pose)[:3, :3])
         covariance: FloatArray = turn @ link @ turn.T / seconds**2
         return twist, covariance
-
-
-def compose(
-    first: FloatArray, first_covariance: FloatArray, second: FloatArray, second_covariance: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """``first @ second``, (4, 4), and its (6, 6), where their errors are independent.
-
-    A pose errs by ``p + dp`` and ``exp(w) R``, about the axes of its parent; so the point ``q`` of the second moves by
-    ``dp + w x R q + R dq`` (to first order: T. Barfoot, "State Estimation for Robotics", 2017, section 7.3).
-    """
-    R, arm = first[:3, :3], first[:3, :3] @ second[:3, 3]
-    moved = np.eye(6)
-    moved[:3, 3:] = np.cross(np.eye(3), -arm)  # w x arm
-    turned = np.kron(np.eye(2), R)
-    covariance = moved @ first_covariance @ moved.T + turned @ second_covariance @ turned.T
-    return first @ second, (covariance + covariance.T) / 2
-
-
-def logarithm(motion: FloatArray) -> FloatArray:
-    """(6,) the twist, linear then angular and in the moving frame, that makes a motion (4, 4) in a unit of time."""
-    w = np.asarray(cv2.Rodrigues(motion[:3, :3])[0]).ravel()
-    angle = float(np.linalg.norm(w))
-    W: FloatArray = np.cross(np.eye(3), w)  # W x = w x x
-    square = 1 / 12 if angle < 1e-4 else 1 / angle**2 - (1 + np.cos(angle)) / (2 * angle * np.sin(angle))
-    v = (np.eye(3) - W / 2 + square * W @ W) @ motion[:3, 3]
-    return np.concatenate([v, w])

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from stfm_ros.config import AppConfig
 from stfm_ros.geometry import estimate_relative_pose, no_pose
+from stfm_ros.scale import Pair, ScaleSource
 from stfm_ros.types import ByteArray, Camera, Matches, PoseStatus, RelativePose
 
 
@@ -36,6 +37,7 @@ class Track:
         new_keyframe: whether the current image is the reference from now on.
         timings_ms: of the stages ``features``, ``pair`` and ``pose``.
         image0, image1: the images themselves, (H, W, 3) uint8 RGB.
+        camera: calibration of the current image, if there is one.
     """
 
     stamp_ns: int
@@ -50,6 +52,7 @@ class Track:
     timings_ms: dict[str, float]
     image0: ByteArray
     image1: ByteArray
+    camera: Camera | None = None
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,19 @@ class _Frame:
 
 
 class Tracker:
-    """Matches each image against its reference."""
+    """Matches each image against its reference.
 
-    def __init__(self, matcher: FeatureMatcher, config: AppConfig) -> None:
+    Args:
+        scale: makes poses metric, where it can.
+
+    Attributes:
+        config: may be replaced between two images.
+    """
+
+    def __init__(self, matcher: FeatureMatcher, config: AppConfig, scale: ScaleSource | None = None) -> None:
         self.matcher = matcher
         self.config = config
+        self.scale = scale
         self.reset()
 
     def reset(self, reason: str = "first image") -> None:
@@ -79,6 +90,11 @@ class Tracker:
         self._why_none = reason
         self._last_stamp_ns: int | None = None
         self._failures = 0
+        self._renewal_asked = False
+
+    def renew(self) -> None:
+        """Make the next image that has a pose the reference."""
+        self._renewal_asked = True
 
     def track(self, image_rgb: ByteArray, camera: Camera | None, stamp_ns: int, frame_id: str) -> Track:
         """Match an image against the reference.
@@ -109,7 +125,7 @@ class Tracker:
         pose = self._count_failures(pose, matches)
         renew = self._wants_new_reference(pose, matches, reference, frame)
         if renew:
-            self._reference = frame
+            self._take_reference(frame)
         return _track(reference, frame, matches, pose, renew, clock)
 
     # -- the steps -----------------------------------------------------------------------------------
@@ -127,8 +143,14 @@ class Tracker:
             old, new = self._reference.frame_id, frame.frame_id
             self.reset(f"the frame changed from {old!r} to {new!r}: a new reference is taken")
 
-    def _begin(self, frame: _Frame, clock: _Clock) -> Track:
+    def _take_reference(self, frame: _Frame) -> None:
         self._reference = frame
+        self._renewal_asked = False
+        if self.scale is not None:
+            self.scale.remember(frame.stamp_ns)
+
+    def _begin(self, frame: _Frame, clock: _Clock) -> Track:
+        self._take_reference(frame)
         pose = no_pose(0, PoseStatus.NO_REFERENCE, self._why_none)
         return _track(frame, frame, Matches.empty(), pose, True, clock)
 
@@ -140,7 +162,10 @@ class Tracker:
                 given, received = _text((camera.width, camera.height)), _text(frame.size)
                 reason = f"camera_info is of {given}, the image is {received}: publish the one of this image"
                 return no_pose(len(matches), PoseStatus.NO_CAMERA_INFO, reason)
-        return estimate_relative_pose(matches, camera0, camera1, self.config.pose)
+        pose = estimate_relative_pose(matches, camera0, camera1, self.config.pose)
+        if self.scale is None or camera0 is None or camera1 is None or not pose.status.has_rotation:
+            return pose
+        return self.scale.scaled(pose, Pair(matches, camera0, camera1, reference.stamp_ns, frame.stamp_ns))
 
     def _count_failures(self, pose: RelativePose, matches: Matches) -> RelativePose:
         """The pose; after ``lost_after`` failures in a row it says LOST. Without a camera only matches count."""
@@ -164,7 +189,8 @@ class Tracker:
         uncalibrated = pose.status is PoseStatus.NO_CAMERA_INFO
         strength = len(matches) if uncalibrated else int(pose.inliers.sum())
         return (
-            wanted.reference == "previous"
+            self._renewal_asked
+            or wanted.reference == "previous"
             or strength < wanted.keyframe_inliers
             or pose.parallax_deg > wanted.keyframe_parallax_deg
             or frame.stamp_ns - reference.stamp_ns > wanted.keyframe_age_s * 1e9
@@ -187,6 +213,7 @@ def _track(
         timings_ms=clock.laps_ms,
         image0=reference.image,
         image1=frame.image,
+        camera=frame.camera,
     )
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from stfm_ros.config import OdometryConfig
-from stfm_ros.odometry import OPTICAL_IN_BODY, UNKNOWN, Odometer, compose, logarithm
+from stfm_ros.motion import compose, exponential, inverse, logarithm
+from stfm_ros.odometry import OPTICAL_IN_BODY, UNKNOWN, Odometer
 from stfm_ros.types import Camera, FloatArray, Matches, PoseStatus, RelativePose
 
 CAMERA = Camera(640, 480, np.array([[500.0, 0, 319.5], [0, 500.0, 239.5], [0, 0, 1]]))
@@ -83,6 +84,8 @@ def test_the_logarithm_is_the_constant_twist(turn: float) -> None:
     small_step[:3, :3] = cv2.Rodrigues(twist[3:] / steps)[0]
     small_step[:3, 3] = twist[:3] / steps
     np.testing.assert_allclose(logarithm(np.linalg.matrix_power(small_step, steps)), twist, atol=2e-3)
+    np.testing.assert_allclose(logarithm(exponential(twist)), twist, atol=2e-6)  # OpenCV rounds
+    np.testing.assert_allclose(exponential(twist) @ inverse(exponential(twist)), np.eye(4), atol=1e-12)
 
 
 def test_the_body_is_placed_in_the_axes_of_ros_and_its_twist_is_its_own() -> None:

@@ -1,0 +1,281 @@
+"""Where the length of a motion comes from, which one camera cannot see (``odometry.scale``).
+
+A source is given its messages as they come in, and then makes metric what it can of a relative pose; of the rest it
+says why not, in the pose's reason. Messages are those of ROS, live or recorded; they may come after the image they
+belong to, from another thread.
+
+    depth      aligned depth images: the depth of the reference's matches
+    odometry   nav_msgs/Odometry of another sensor: how far the camera moved between the two stamps
+    twist      geometry_msgs/TwistStamped of the body, integrated between the two stamps
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from stfm_ros.chain import homogeneous, triangulate
+from stfm_ros.config import OdometryConfig
+from stfm_ros.errors import ImageError
+from stfm_ros.geometry import normalise_points
+from stfm_ros.images import decode_depth
+from stfm_ros.messages import stamp_ns
+from stfm_ros.motion import exponential, inverse, logarithm
+from stfm_ros.rotation import quaternion_to_matrix
+from stfm_ros.types import Camera, Float32Array, FloatArray, Matches, RelativePose
+
+#: poses of another sensor that are kept: 100 s at 200 Hz
+HISTORY = 20_000
+#: depth images that are kept, beside that of the reference
+DEPTHS = 30
+#: fewer matches with depth than this tell no length
+MIN_DEPTHS = 8
+#: a stamp further back than this is another run; a smaller step back is a message out of order
+_ANEW_NS = 1_000_000_000
+#: standard deviation of a length, in metres, below which no sensor's slip or rounding is seen
+_FLOOR_M = 0.001
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two images of a relative pose: 0 is the reference."""
+
+    matches: Matches
+    camera0: Camera
+    camera1: Camera
+    stamp0_ns: int
+    stamp1_ns: int
+
+
+class ScaleSource(Protocol):
+    """Makes relative poses metric. Safe to use from any thread."""
+
+    config: OdometryConfig
+
+    def take(self, message: Any) -> None:
+        """A message came in.
+
+        Raises:
+            ImageError: it cannot be used.
+        """
+
+    def remember(self, stamp_ns: int) -> None:
+        """The image of this stamp is the reference from now on."""
+
+    def scaled(self, pose: RelativePose, pair: Pair) -> RelativePose:
+        """The pose in metres, or as it is, with the reason why."""
+
+
+def with_length(pose: RelativePose, length_m: float, sigma_m: float, source: str) -> RelativePose:
+    """A pose of unit translation at a length, whose standard deviation is along the translation."""
+    direction = pose.camera1_in_camera0[1]
+    units = np.repeat([length_m, 1.0], 3)
+    covariance: FloatArray = pose.covariance * np.outer(units, units)
+    covariance[:3, :3] += sigma_m**2 * np.outer(direction, direction)
+    reason = f"{pose.reason}; {length_m:.3f} m by {source}"
+    return replace(pose, t=length_m * pose.t, covariance=covariance, metric=True, reason=reason)
+
+
+def _without(pose: RelativePose, why: str) -> RelativePose:
+    return replace(pose, reason=f"{pose.reason}; no metric length: {why}")
+
+
+class _Motion:
+    """Poses of a body by time; what :class:`OdometryScale` and :class:`TwistScale` share."""
+
+    _name = ""
+
+    def __init__(self, config: OdometryConfig, camera_in_base: FloatArray | None = None) -> None:
+        self.config = config
+        self._camera_in_base = np.eye(4) if camera_in_base is None else camera_in_base
+        self._lock = threading.Lock()
+        self._stamps: deque[int] = deque(maxlen=HISTORY)
+        self._poses: deque[FloatArray] = deque(maxlen=HISTORY)
+
+    def remember(self, stamp_ns: int) -> None:
+        """Nothing: the history is long enough."""
+
+    def scaled(self, pose: RelativePose, pair: Pair) -> RelativePose:
+        """See :class:`ScaleSource`."""
+        if not pose.status.has_translation:
+            return pose
+        start, end = self._at(pair.stamp0_ns), self._at(pair.stamp1_ns)
+        if isinstance(start, str) or isinstance(end, str):
+            return _without(pose, next(why for why in (start, end) if isinstance(why, str)))
+        mounted = self._camera_in_base
+        motion = inverse(start @ mounted) @ end @ mounted
+        length = float(np.linalg.norm(motion[:3, 3]))
+        return with_length(pose, length, max(self.config.scale_error * length, _FLOOR_M), self._name)
+
+    def _add(self, stamp: int, next_pose: Callable[[FloatArray | None, float], FloatArray]) -> None:
+        """Append what ``next_pose`` makes of the last pose and the seconds since."""
+        with self._lock:
+            last = self._stamps[-1] if self._stamps else None
+            if last is not None and stamp <= last:
+                if last - stamp < _ANEW_NS:
+                    return
+                self._stamps.clear()
+                self._poses.clear()
+                last = None
+            seconds = 0.0 if last is None else (stamp - last) / 1e9
+            pose = next_pose(None if last is None else self._poses[-1], seconds)
+            self._stamps.append(stamp)
+            self._poses.append(pose)
+
+    def _at(self, stamp: int) -> FloatArray | str:
+        """(4, 4) at a stamp, at a constant twist between its neighbours or a little beyond them; or why not."""
+        with self._lock:
+            stamps = list(self._stamps)
+            if len(stamps) < 2:
+                return f"{len(stamps)} messages of {self._name} so far, expected 2 at least; check its topic"
+            beyond_s = max(stamps[0] - stamp, stamp - stamps[-1]) / 1e9
+            if beyond_s > self.config.scale_gap_s:
+                return (
+                    f"the image is {beyond_s:.3f} s beyond the messages of {self._name}, expected "
+                    f"{self.config.scale_gap_s:g} s at most (odometry.scale_gap_s); check its rate and its clock"
+                )
+            after = min(max(bisect_left(stamps, stamp), 1), len(stamps) - 1)
+            first, second = self._poses[after - 1], self._poses[after]
+            apart = stamps[after] - stamps[after - 1]
+        part = (stamp - stamps[after - 1]) / apart
+        return first @ exponential(part * logarithm(inverse(first) @ second))
+
+
+class OdometryScale(_Motion):
+    """How far the camera moved by a nav_msgs/Odometry.
+
+    Args:
+        camera_in_base: (4, 4) camera (optical) to the child frame of that odometry. Without it the camera is taken to
+            move as far as the child frame, which is wrong in a bend for a camera away from its axis.
+    """
+
+    _name = "odometry"
+
+    def take(self, message: Any) -> None:
+        """See :class:`ScaleSource`."""
+        at, turned = message.pose.pose.position, message.pose.pose.orientation
+        quaternion = np.array([turned.x, turned.y, turned.z, turned.w])
+        position = np.array([at.x, at.y, at.z])
+        if not (np.isfinite(quaternion).all() and np.isfinite(position).all() and np.linalg.norm(quaternion) > 0.5):
+            raise ImageError(
+                f"odometry at {position.tolist()} with orientation {quaternion.tolist()} (x y z w): expected finite "
+                "numbers and a unit quaternion; it is lost, or its driver is at fault"
+            )
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = quaternion_to_matrix(quaternion), position
+        self._add(stamp_ns(message.header), lambda last, seconds: pose)
+
+
+class TwistScale(_Motion):
+    """How far the camera moved by a geometry_msgs/TwistStamped; arguments as of :class:`OdometryScale`."""
+
+    _name = "twist"
+
+    def take(self, message: Any) -> None:
+        """See :class:`ScaleSource`."""
+        linear, angular = message.twist.linear, message.twist.angular
+        twist = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
+        if not np.isfinite(twist).all():
+            raise ImageError(f"twist {twist.tolist()}: expected finite numbers; check its driver")
+
+        def step(last: FloatArray | None, seconds: float) -> FloatArray:
+            return np.eye(4) if last is None else last @ exponential(seconds * twist)
+
+        self._add(stamp_ns(message.header), step)
+
+
+class DepthScale:
+    """The depth that aligned depth images (REP-118) give the reference's matches."""
+
+    def __init__(self, config: OdometryConfig, camera_in_base: FloatArray | None = None) -> None:
+        self.config = config
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[int, Any]] = deque(maxlen=DEPTHS)
+        self._kept: tuple[int, Float32Array] | None = None  # of the reference, by the stamp of its image
+
+    def take(self, message: Any) -> None:
+        """See :class:`ScaleSource`; decoded when it is needed."""
+        with self._lock:
+            self._waiting.append((stamp_ns(message.header), message))
+
+    def remember(self, stamp_ns: int) -> None:
+        """See :class:`ScaleSource`; the depth may still be on its way."""
+        try:
+            self._depth(stamp_ns)
+        except ImageError:  # told when it is needed
+            return
+
+    def scaled(self, pose: RelativePose, pair: Pair) -> RelativePose:
+        """See :class:`ScaleSource`."""
+        if not pose.status.has_translation:
+            return pose
+        try:
+            depth = self._depth(pair.stamp0_ns)
+        except ImageError as fault:
+            return _without(pose, str(fault))
+        if depth is None:
+            return _without(
+                pose,
+                f"no depth image within {self.config.depth_slop_s:g} s of the reference's stamp "
+                "(odometry.depth_slop_s); check its topic and that its stamps are the image's",
+            )
+        size = depth.shape[1], depth.shape[0]
+        if size != (pair.camera0.width, pair.camera0.height):
+            return _without(
+                pose,
+                f"the depth image is of {size[0]}x{size[1]}, the image of {pair.camera0.width}x{pair.camera0.height}: "
+                "expected depth that is aligned to the image (depth_image_proc/register)",
+            )
+        return by_depth(pose, pair, depth)
+
+    def _depth(self, stamp: int) -> Float32Array | None:
+        if self._kept is not None and self._kept[0] == stamp:
+            return self._kept[1]
+        with self._lock:
+            nearest = min(self._waiting, key=lambda one: abs(one[0] - stamp), default=None)
+        if nearest is None or abs(nearest[0] - stamp) > self.config.depth_slop_s * 1e9:
+            return None
+        depth = decode_depth(nearest[1])
+        self._kept = stamp, depth
+        return depth
+
+
+def by_depth(pose: RelativePose, pair: Pair, depth: Float32Array) -> RelativePose:
+    """The length at which triangulated depths agree with measured ones, by the median of their ratios.
+
+    Args:
+        depth: (H, W) float32 metres of the reference image, 0 where there is none.
+    """
+    matches = pair.matches.take(pose.inliers)
+    rays0 = homogeneous(normalise_points(matches.keypoints0, pair.camera0))
+    rays1 = homogeneous(normalise_points(matches.keypoints1, pair.camera1))
+    triangulated, _, known = triangulate(rays0 @ pose.R.T, rays1, pose.t)
+    columns, rows = np.round(matches.keypoints0).astype(int).T
+    inside = (columns >= 0) & (rows >= 0) & (columns < depth.shape[1]) & (rows < depth.shape[0])
+    measured = np.zeros(len(matches))
+    measured[inside] = depth[rows[inside], columns[inside]]
+    known &= measured > 0
+    if np.count_nonzero(known) < MIN_DEPTHS:
+        return _without(
+            pose, f"{np.count_nonzero(known)} matches have parallax and depth, expected {MIN_DEPTHS} at least"
+        )
+    ratios = measured[known] / triangulated[known]
+    length = float(np.median(ratios))
+    spread = 1.4826 * float(np.median(np.abs(ratios - length)))
+    # the error of a median is 1.25 that of a mean; the lengths share the errors of the pose and of the depth camera
+    sigma = max(1.25 * spread / np.sqrt(len(ratios)), 0.01 * length, _FLOOR_M)
+    return with_length(pose, length, sigma, "depth")
+
+
+#: by the setting ``odometry.scale``: the source, and the ROS types of its messages
+SOURCES: dict[str, tuple[Callable[[OdometryConfig, FloatArray | None], ScaleSource], tuple[str, ...]]] = {
+    "depth": (DepthScale, ("sensor_msgs/msg/Image",)),
+    "odometry": (OdometryScale, ("nav_msgs/msg/Odometry",)),
+    "twist": (TwistScale, ("geometry_msgs/msg/TwistStamped",)),
+}
