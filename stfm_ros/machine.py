@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,15 @@ def processor() -> str:
 def cores() -> int:
     """CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory_mib() -> float:
+    """The most memory that this process has held."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    except (OSError, StopIteration):  # not Linux; getrusage tells there of the process that started this one, too
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def about_machine() -> dict[str, str | int]:
