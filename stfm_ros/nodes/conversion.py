@@ -63,6 +63,8 @@ def _convert(ros_type: str, value: Any, where: str) -> Any:
 
 
 def _sequence(item: str, value: Any, where: str) -> Any:
+    if item == "boolean":
+        return np.asarray(value, bool).ravel().tolist()
     if item not in _CODES:
         return [_convert(item, one, where) for one in value]
     code = _CODES[item]
