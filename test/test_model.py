@@ -114,7 +114,7 @@ def selected(f0, f1, k, height0, height1, bound=None):
     return found, mutual_nearest(scores.softmax(0) * scores.softmax(1), inner0, inner1)
 
 
-@pytest.mark.parametrize("entries", [2**20, 100])  # in one block, in many
+@pytest.mark.parametrize("entries", [2**21, 100])  # in one block, in many
 def test_selected_matches_are_mutual_nearest_neighbours_best_first(entries, monkeypatch):
     monkeypatch.setattr(coarse, "BLOCK", entries)
     torch.manual_seed(1)
