@@ -51,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--solver-px", type=float, metavar="PX", help="its inlier threshold (poselib 1, opencv 0.5)")
     parser.add_argument(
-        "--methods", default="sift,orb", metavar="LIST", help="what stands beside the model: sift, orb, or none"
+        "--methods", default="sift,orb", metavar="LIST", help="what stands beside the model: sift, orb, akaze, or none"
     )
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw the model's best and worst pairs here")
     for topic in ("image", "camera-info", "pose", "depth"):
