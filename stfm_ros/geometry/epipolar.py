@@ -1,0 +1,201 @@
+"""The essential matrix: found robustly, refined by Sampson errors, with its covariance.
+
+A match satisfies ``x1' [t]x R x0 = 0``. ``R <- exp(w) R`` and ``t <- t + B d`` are the five parameters ``(w, d)``;
+``B`` is the tangent of the unit vector t.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from stfm_ros.config import PoseConfig
+from stfm_ros.geometry.noise import Estimate, estimate_covariance, noise_px, robust_cost, scale_px
+from stfm_ros.geometry.rays import Rays, angular, in_front, skew, squares, tangent, unit
+from stfm_ros.types import BoolArray, FloatArray
+
+#: a point's depth may leave what its noise allows by so many standard deviations
+DEPTH_SIGMAS = 3.0
+#: inverse depths spread around their median; further than so many of their (logarithmic) deviations is no scene
+NEAR_DEVIATIONS = 3.5
+MIN_DEVIATION = 0.25
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """A motion at a minimum of the robust loss.
+
+    Attributes:
+        R, t: (3, 3) and (3,) of unit length.
+        scale_px: of the loss.
+        cost: the loss; matches at an impossible depth count as outliers.
+        possible: (m,) whether the depth of each match is possible.
+    """
+
+    R: FloatArray
+    t: FloatArray
+    scale_px: float
+    cost: float
+    possible: BoolArray
+
+
+def robust_model(rays: Rays, config: PoseConfig) -> tuple[FloatArray, FloatArray] | None:
+    """R, t from an essential matrix by OpenCV's USAC, the sign of t by cheirality."""
+    try:
+        E, mask = cv2.findEssentialMat(
+            rays.x0[:, :2].copy(),
+            rays.x1[:, :2].copy(),
+            np.eye(3),
+            cv2.USAC_DEFAULT,
+            config.confidence if config.confidence < 1.0 else 1.0 - 1e-9,
+            config.inlier_px / rays.focal,
+            config.max_iterations,
+        )
+    except cv2.error:  # degenerate samples, e.g. all points on one line
+        return None
+    if E is None or len(E) < 3 or not np.isfinite(E[:3]).all():
+        return None
+    R1, R2, t = cv2.decomposeEssentialMat(E[:3])
+    inliers = rays.take(np.asarray(mask).ravel() > 0)
+    direction = np.asarray(t, np.float64).ravel()
+    choices = [(np.asarray(R, np.float64), sign * direction) for R in (R1, R2) for sign in (1.0, -1.0)]
+    return max(choices, key=lambda choice: int(in_front(inliers, *choice).sum()))
+
+
+def refine(rays: Rays, starts: list[tuple[FloatArray, FloatArray]], inlier_px: float) -> list[Minimum]:
+    """The minima of a robust loss that the starts lead to, best first.
+
+    There are several starts, since a scene that is nearly a plane has a second minimum near the plane's other
+    decomposition; what cannot be ruled out is kept. All have the scale of the first one found.
+    """
+    coarse = [levenberg_marquardt(rays, *start, inlier_px, rounds=6) for start in starts]
+    costs = [robust_cost(sampson_px(rays, *motion) / rays.sigma, inlier_px) for motion in coarse]
+    close = 1.1 * min(costs) + 20 * inlier_px**2  # more than the coarse loss can be wrong by
+    order = [i for i in np.argsort(costs).tolist() if costs[i] <= close]
+    minima: list[Minimum] = []
+    scale = 0.0
+    for R, t in (coarse[i] for i in order):
+        for _ in range(2):  # which depths are possible follows from the motion, and the motion from them
+            kept = rays.take(possible_depth(rays, R, t, inlier_px))
+            if not minima:
+                scale = scale_px(sampson_px(kept, R, t) / kept.sigma, inlier_px)
+            R, t = levenberg_marquardt(kept, R, t, scale)
+        possible = possible_depth(rays, R, t, inlier_px)
+        squared = (sampson_px(rays, R, t) / rays.sigma) ** 2
+        cost = float(np.where(possible, squared / (1 + squared / scale**2), scale**2).sum())
+        minima.append(Minimum(R, t, scale, cost, possible))
+    return sorted(minima, key=lambda minimum: minimum.cost)
+
+
+def possible_depth(rays: Rays, R: FloatArray, t: FloatArray, inlier_px: float) -> BoolArray:
+    """(m,) whether each match may show a point of the scene: not behind a camera, nor nearer than any other by far.
+
+    Far points with little parallax stay, whatever their noise makes of the sign. A chance match is mostly very near
+    or behind; near ones have to go since a match tells of t in proportion to its parallax: one wrong match of 200 px
+    weighs as much as 400 right ones of 10 px and draws t until its own residual vanishes.
+    """
+    closeness, deviation = _closeness(rays, R, t)
+    residuals = sampson_px(rays, R, t) / rays.sigma
+    deviation = DEPTH_SIGMAS * deviation * noise_px(residuals, inlier_px) * np.sqrt(2)
+    possible = (closeness > -deviation) & (np.sum((rays.x0 @ R.T) * rays.x1, axis=1) > 0)
+    known = (np.abs(residuals) < inlier_px) & (closeness > deviation)
+    if np.count_nonzero(known) >= 10:
+        logarithms = np.log(closeness[known])
+        middle = float(np.median(logarithms))
+        spread = max(1.4826 * float(np.median(np.abs(logarithms - middle))), MIN_DEVIATION)
+        possible &= closeness - deviation < np.exp(middle + NEAR_DEVIATIONS * spread)
+    return np.asarray(possible)
+
+
+def _closeness(rays: Rays, R: FloatArray, t: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(m,) baseline over range, negative behind the cameras, and its deviation where the noise is one pixel."""
+    turned, seen = unit(rays.x0 @ R.T), unit(rays.x1)
+    along = t - turned * (turned @ t)[:, None]
+    squared = np.maximum(np.sum(along**2, axis=1), 1e-12)  # sine of the angle to the epipole
+    closeness = np.sum((seen - turned) * along, axis=1) / squared
+    deviation = np.hypot(angular(rays.x0, rays.pixel0), angular(rays.x1, rays.pixel1)) * rays.sigma / np.sqrt(squared)
+    return closeness, deviation
+
+
+def covariance_of(rays: Rays, best: Minimum, others: list[Minimum]) -> FloatArray:
+    """(6, 6) of camera 1 in camera 0, in REP-103 order.
+
+    The published pose is ``(R', -R' t)``: its position moves by ``-R' (B d + t x w)``, and about the fixed axes of
+    camera 0 it turns by ``-R' w``. Another minimum that the residuals cannot rule out adds its distance, squared and
+    weighted by how likely it is.
+    """
+    R, t = best.R, best.t
+    kept = rays.take(best.possible)
+    residuals, jacobian, basis = linearise(kept, R, t)
+    estimate: Estimate = estimate_covariance(residuals[:, None], jacobian[:, None], kept.points0_px, best.scale_px)
+    moved = np.zeros((6, 5))
+    moved[:3, :3] = -R.T @ skew(t)
+    moved[:3, 3:] = -R.T @ basis
+    moved[3:, :3] = -R.T
+    covariance: FloatArray = moved @ estimate.covariance @ moved.T
+    position = -R.T @ t
+    for other in others:
+        odds = float(np.exp(-max(other.cost - best.cost, 0.0) / (2 * estimate.variance)))
+        far = np.concatenate([-other.R.T @ other.t, cv2.Rodrigues(other.R.T @ R)[0].ravel()])
+        far[:3] -= position * (position @ far[:3])  # along the unit vector nothing varies
+        covariance = covariance + odds / (1 + odds) * np.outer(far, far)
+    symmetric: FloatArray = (covariance + covariance.T) / 2
+    return symmetric
+
+
+def sampson_px(rays: Rays, R: FloatArray, t: FloatArray) -> FloatArray:
+    """(n,) signed Sampson errors in pixels: first-order distances of the match to the epipolar manifold."""
+    E = skew(t) @ R
+    lines1, lines0 = rays.x0 @ E.T, rays.x1 @ E
+    algebraic = np.sum(rays.x1 * lines1, axis=1)
+    norm = np.sqrt(squares(lines1) * rays.pixel1**2 + squares(lines0) * rays.pixel0**2)
+    residuals: FloatArray = algebraic / np.maximum(norm, 1e-15)
+    return residuals
+
+
+def linearise(rays: Rays, R: FloatArray, t: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Weighted Sampson errors (n,), their derivatives (n, 5) by (w, d), and the (3, 2) basis of d."""
+    basis = tangent(t)
+    E = skew(t) @ R
+    turned = [skew(t) @ skew(axis) @ R for axis in np.eye(3)]
+    derivatives = np.stack([*turned, *(skew(direction) @ R for direction in basis.T)])  # (5, 3, 3)
+    lines1, lines0 = rays.x0 @ E.T, rays.x1 @ E
+    d_lines1 = (rays.x0 @ derivatives.reshape(15, 3).T).reshape(-1, 5, 3)
+    d_lines0 = (rays.x1 @ derivatives.transpose(1, 0, 2).reshape(3, 15)).reshape(-1, 5, 3)
+    algebraic = np.sum(rays.x1 * lines1, axis=1)
+    d_algebraic = (d_lines1 @ rays.x1[:, :, None])[..., 0]
+    square1, square0 = rays.pixel1**2, rays.pixel0**2
+    norm = np.sqrt(np.maximum(squares(lines1) * square1 + squares(lines0) * square0, 1e-30))
+    d_norm = (d_lines1[..., :2] @ (lines1[:, :2] * square1[:, None])[:, :, None])[..., 0]
+    d_norm += (d_lines0[..., :2] @ (lines0[:, :2] * square0[:, None])[:, :, None])[..., 0]
+    jacobian = d_algebraic / norm[:, None] - d_norm * (algebraic / norm**3)[:, None]
+    return algebraic / norm / rays.sigma, jacobian / rays.sigma[:, None], basis
+
+
+def levenberg_marquardt(
+    rays: Rays, R: FloatArray, t: FloatArray, scale_px: float, rounds: int = 15
+) -> tuple[FloatArray, FloatArray]:
+    """The minimum of ``sum r^2 / (1 + r^2 / scale^2)`` (Geman-McClure) over R (3) and the direction of t (2)."""
+    damping = 1e-4
+    residuals, jacobian, basis = linearise(rays, R, t)
+    cost = robust_cost(residuals, scale_px)
+    for _ in range(rounds):
+        weighted = jacobian * (1 / (1 + (residuals / scale_px) ** 2) ** 2)[:, None]
+        information = weighted.T @ jacobian
+        damped = information + damping * np.diag(np.diag(information) + 1e-12)
+        step = -np.linalg.lstsq(damped, weighted.T @ residuals, rcond=None)[0]
+        R_new = np.asarray(cv2.Rodrigues(step[:3])[0]) @ R
+        t_new = t + basis @ step[3:]
+        t_new /= np.linalg.norm(t_new)
+        residuals_new, jacobian_new, basis_new = linearise(rays, R_new, t_new)
+        cost_new = robust_cost(residuals_new, scale_px)
+        gain = cost - cost_new
+        if gain > 0:
+            R, t, residuals, jacobian, basis = R_new, t_new, residuals_new, jacobian_new, basis_new
+            cost = cost_new
+        if abs(gain) <= 1e-6 * cost:
+            break
+        damping *= 0.1 if gain > 0 else 10.0
+    return R, t

@@ -1,0 +1,139 @@
+"""What residuals say of the noise: its size, and how far that of neighbours is the same.
+
+The loss of every refinement is Geman and McClure's ``r^2 / (1 + r^2 / scale^2)``; ``influence`` is half of its
+derivative and ``curvature`` the derivative of that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stfm_ros.types import FloatArray
+
+#: floor of the match noise in px: below it quantisation and calibration rule, not the matches
+NOISE_FLOOR_PX = 0.1
+#: scale of the robust loss in standard deviations of the noise
+SCALE = 2.5
+#: neighbours are nearer than so many times the spacing of the matches: those around, and those around them
+RINGS = (1.6, 3.2)
+#: pairs of neighbours that are worth as much as the belief that noise is independent
+PRIOR_PAIRS = 50
+#: correlation of matches that are no neighbours: what the lens's calibration, or a network as a whole, gets wrong.
+#: Too small to be seen in one pair of images, it is what keeps 1000 matches from being 1000 times as good as one.
+#: Measured on the network's own matches of rendered scenes (docs/calibration.md)
+FAR_CORRELATION = 0.0004
+_CHUNK = 1024
+
+
+def robust_cost(residuals: FloatArray, scale: float) -> float:
+    """The loss summed over residuals of any shape."""
+    squares = residuals**2
+    return float(np.sum(squares / (1 + squares / scale**2)))
+
+
+def noise_px(residuals_px: FloatArray, inlier_px: float) -> float:
+    """Standard deviation of the residuals of inliers, by their median."""
+    sizes = np.abs(residuals_px)
+    near = sizes[sizes < inlier_px]
+    return max(1.4826 * float(np.median(near)), NOISE_FLOOR_PX) if len(near) else inlier_px
+
+
+def scale_px(residuals_px: FloatArray, inlier_px: float) -> float:
+    """Scale of the loss for residuals; wider than the noise it would let chance outliers bend the pose."""
+    return float(np.clip(SCALE * noise_px(residuals_px, inlier_px), 0.3, 1.5 * inlier_px))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Covariance (p, p) of what was estimated, and ``variance``: of a weighted residual, as often as it counts.
+
+    Sums of squares divided by ``variance`` compare hypotheses; neighbours that err alike make it larger.
+    """
+
+    covariance: FloatArray
+    variance: float
+
+
+def estimate_covariance(residuals: FloatArray, jacobian: FloatArray, points_px: FloatArray, scale: float) -> Estimate:
+    """Covariance of an M-estimate at its minimum.
+
+    Huber's covariance with his correction for small samples (P. Huber, "Robust Statistics", 1981, section 7.6): the
+    residuals, weighted by sigma, have one variance, which the sandwich of single residuals would have to learn anew for
+    each match. Between neighbours a network errs alike (a cell looks at what the next one looks at): the
+    correlation is taken from the residuals themselves and adds to the middle of the sandwich, where White has
+    independence.
+
+    Args:
+        residuals: (n, k) weighted by sigma, k components of each match.
+        jacobian: (n, k, p) their derivatives.
+        points_px: (n, 2) where the matches lie, pixels.
+        scale: of the loss.
+    """
+    p = jacobian.shape[2]
+    use = np.sum(residuals**2, axis=1) < residuals.shape[1] * (3 / SCALE * scale) ** 2
+    residuals, jacobian = residuals[use], jacobian[use]
+    ratio = (residuals / scale) ** 2
+    influence, curvature = residuals / (1 + ratio) ** 2, (1 - 3 * ratio) / (1 + ratio) ** 3
+    n, mean = residuals.size, max(float(curvature.mean()), 0.1)
+    correction = (1 + p / n * float(curvature.var()) / mean**2) * n / max(n - p, 1)
+    variance = max((correction / mean) ** 2 * float((influence**2).mean()), NOISE_FLOOR_PX**2)
+    rows = jacobian.reshape(-1, p)
+    information = rows.T @ rows
+    inverse = np.linalg.pinv(information, hermitian=True)
+    shared = _shared_information(influence, jacobian, points_px[use], inverse)
+    shared += FAR_CORRELATION * len(influence) * information
+    covariance = variance * (inverse + inverse @ shared @ inverse)
+    times = 1 + float(np.trace(inverse @ shared)) / p
+    return Estimate((covariance + covariance.T) / 2, variance * times)
+
+
+def _shared_information(
+    influence: FloatArray, jacobian: FloatArray, points_px: FloatArray, inverse: FloatArray
+) -> FloatArray:
+    """(p, p) sum over neighbours i, j of their correlation times ``J_i^T J_j``, made positive.
+
+    The fit itself makes residuals of neighbours differ, by ``J_i inverse J_j^T`` of their variance; that is given back.
+    """
+    n, k, p = jacobian.shape
+    sums, pairs = np.zeros(len(RINGS)), np.zeros(len(RINGS))
+    products = np.zeros((len(RINGS), p, p))
+    flat = jacobian.reshape(n, k * p)
+    limits = [ring * _spacing_px(points_px) for ring in RINGS]
+    for begin in range(0, n, _CHUNK):
+        rows = slice(begin, begin + _CHUNK)
+        squares = _squared_distances(points_px[rows], points_px)
+        inner = squares == 0  # a match and itself
+        for ring, limit in enumerate(limits):
+            within = squares <= limit**2
+            near = (within & ~inner).astype(np.float64)
+            inner = within
+            sums[ring] += float(np.sum(influence[rows] * (near @ influence)))
+            pairs[ring] += float(near.sum()) * k
+            across = (near @ flat).reshape(-1, p)
+            products[ring] += jacobian[rows].reshape(-1, p).T @ across
+    mean_square = max(float((influence**2).mean()), 1e-12)
+    sums = sums / mean_square + np.tensordot(products, inverse, 2)
+    correlation = np.clip(sums / (pairs + 2 * PRIOR_PAIRS), 0, 0.9)
+    values, vectors = np.linalg.eigh(np.tensordot(correlation, products + products.transpose(0, 2, 1), 1) / 2)
+    shared: FloatArray = (vectors * np.maximum(values, 0)) @ vectors.T
+    return shared
+
+
+def _spacing_px(points_px: FloatArray) -> float:
+    """Median distance from a point to its nearest neighbour, of at most _CHUNK of the points."""
+    if len(points_px) < 2:
+        return 1.0
+    some = points_px[:_CHUNK]
+    squares = _squared_distances(some, points_px)
+    squares = np.where(squares == 0, np.inf, squares)
+    nearest = np.sqrt(squares.min(axis=1))
+    return float(np.median(nearest[np.isfinite(nearest)])) if np.isfinite(nearest).any() else 1.0
+
+
+def _squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
+    """(n, m) of points (n, 2) and (m, 2)."""
+    x, y = a[:, None, 0] - b[None, :, 0], a[:, None, 1] - b[None, :, 1]
+    distances: FloatArray = x * x + y * y
+    return distances

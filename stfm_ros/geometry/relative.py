@@ -1,0 +1,107 @@
+"""From matches to a relative pose, what it is worth, and why."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stfm_ros.config import PoseConfig
+from stfm_ros.geometry.degeneracy import fit_rotation, gric, homography, homography_px, plane_motions
+from stfm_ros.geometry.epipolar import Minimum, covariance_of, refine, robust_model, sampson_px
+from stfm_ros.geometry.noise import noise_px
+from stfm_ros.geometry.rays import Rays, angles, displacement_px
+from stfm_ros.types import BoolArray, Camera, FloatArray, Matches, PoseStatus, RelativePose
+
+#: rad^2 an axis of a rotation nobody knows (uniform over SO(3)), and of a direction nobody knows
+UNKNOWN_ROTATION = (np.pi**2 / 3 + 2) / 3
+UNKNOWN_DIRECTION = 1 / 3
+DEFAULTS = PoseConfig()
+
+
+def estimate_relative_pose(
+    matches: Matches, camera0: Camera | None, camera1: Camera | None, config: PoseConfig = DEFAULTS
+) -> RelativePose:
+    """The motion between two images, with its covariance and what it is worth.
+
+    A robust essential matrix (USAC with local optimisation), then Levenberg-Marquardt on the
+    Sampson error weighted by each match's sigma. Deterministic. Never raises because of the matches and
+    never returns NaN; what is wrong is said by ``status`` and ``reason``.
+
+    Args:
+        matches: best first, pixels of the received images.
+        camera0, camera1: calibrations; without one there is no pose (``NO_CAMERA_INFO``).
+        config: thresholds.
+    """
+    n = len(matches)
+    if camera0 is None or camera1 is None:
+        which = " and ".join(str(i) for i, camera in enumerate((camera0, camera1)) if camera is None)
+        return no_pose(n, PoseStatus.NO_CAMERA_INFO, f"no calibration for image {which}: publish camera_info")
+    rays = Rays.of(matches, camera0, camera1)
+    if len(rays) < config.min_inliers:
+        return no_pose(n, PoseStatus.FEW_MATCHES, f"{len(rays)} usable matches, fewer than {config.min_inliers}")
+
+    shift_px = float(np.median(displacement_px(rays, np.eye(3))))
+    if shift_px < config.static_px:
+        reason = f"median displacement {shift_px:.2f} px is below {config.static_px:g} px: the camera stands still"
+        still = rays.mask(displacement_px(rays, np.eye(3)) < config.inlier_px, n)
+        variance = max(config.static_px, shift_px) ** 2 / rays.focal**2
+        return rotation_pose(np.eye(3), np.eye(3) * variance, still, PoseStatus.STATIC, reason)
+
+    model = robust_model(rays, config)
+    if model is None:
+        return no_pose(n, PoseStatus.FEW_MATCHES, "no essential matrix explains the matches")
+    plane = homography(rays.take(np.abs(sampson_px(rays, *model)) < config.inlier_px))
+    minima = refine(rays, [model, *plane_motions(rays, plane)], config.inlier_px)
+    inliers = (np.abs(sampson_px(rays, minima[0].R, minima[0].t)) < config.inlier_px) & minima[0].possible
+    count = int(inliers.sum())
+    if count < config.min_inliers:
+        reason = f"{count} of {len(rays)} matches agree on a pose, fewer than {config.min_inliers}"
+        return no_pose(n, PoseStatus.FEW_MATCHES, reason)
+    return _judge(rays, n, minima, inliers, plane, config)
+
+
+def _judge(
+    rays: Rays,
+    n: int,
+    minima: list[Minimum],
+    inliers: BoolArray,
+    plane: FloatArray | None,
+    config: PoseConfig,
+) -> RelativePose:
+    """Which motion the inliers can tell apart, and how well."""
+    kept, mask = rays.take(inliers), rays.mask(inliers, n)
+    R, t, count = minima[0].R, minima[0].t, len(kept)
+    residuals = sampson_px(kept, R, t)
+    noise = noise_px(residuals, config.inlier_px)
+    essential = gric(residuals, noise, dimension=3, parameters=5)
+
+    turn = fit_rotation(kept, R)
+    shifts = displacement_px(kept, turn)
+    if gric(shifts, noise, dimension=2, parameters=3) <= essential:
+        covariance = np.eye(3) * max(noise, float(np.median(shifts))) ** 2 / (kept.focal**2 * count)
+        reason = f"a rotation alone explains {count} matches (median residual {np.median(shifts):.2f} px)"
+        return rotation_pose(turn, covariance, mask, PoseStatus.ROTATION_ONLY, reason)
+
+    parallax = float(np.degrees(np.median(angles(kept.x0 @ R.T, kept.x1))))
+    status, reason = PoseStatus.OK, f"{count} inliers of {n} matches, median parallax {parallax:.2f} deg"
+    if parallax < config.min_parallax_deg:
+        status = PoseStatus.LOW_PARALLAX
+        reason = f"median parallax {parallax:.2f} deg is below {config.min_parallax_deg:g} deg: weak translation"
+    elif gric(homography_px(kept, plane), noise, dimension=2, parameters=8) <= essential:
+        status = PoseStatus.PLANAR
+        reason = f"one plane explains {count} matches: a twin of this motion fits them as well"
+    covariance = covariance_of(rays, minima[0], minima[1:])
+    return RelativePose(R, t, covariance, mask, status, reason, parallax)
+
+
+def no_pose(n: int, status: PoseStatus, reason: str) -> RelativePose:
+    """The record that says why ``n`` matches give no pose; its covariance is that of knowing nothing."""
+    covariance = np.diag([UNKNOWN_DIRECTION] * 3 + [UNKNOWN_ROTATION] * 3)
+    return RelativePose(np.eye(3), np.zeros(3), covariance, np.zeros(n, np.bool_), status, reason)
+
+
+def rotation_pose(
+    R: FloatArray, rotation_covariance: FloatArray, inliers: BoolArray, status: PoseStatus, reason: str
+) -> RelativePose:
+    covariance = np.diag([UNKNOWN_DIRECTION] * 3 + [0.0] * 3)
+    covariance[3:, 3:] = R.T @ rotation_covariance @ R
+    return RelativePose(R, np.zeros(3), covariance, inliers, status, reason)
