@@ -247,7 +247,7 @@ def test_interrupted_it_ends_with_its_processes() -> None:
         (
             ["--runtimes", "onnxruntime", "--precisions", "bf16", "--peers", "none"],
             "no model could be measured:\n"
-            "  default, runtime onnxruntime, precision bf16, threads auto, pictures 640x480: precision 'bf16' was asked for",
+            "  default, runtime onnxruntime, precision bf16, threads auto, pictures 640x480: precision 'bf16'",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
