@@ -30,8 +30,8 @@ from stfm_ros.types import ByteArray, FloatArray, Matches, PoseStatus, RelativeP
 from stfm_ros.visualise import draw_matches
 
 IMAGE_TYPE = IMAGE_TYPES[1]  # compressed: what the player sends
-#: the order in which a frame passes them; then the node's own work (decode, publish and what is between the stages), the
-#: whole way in the node, and camera to listener
+#: the order in which a frame passes them; then the node's own work (decode, publish and what is between the stages),
+#: the whole way in the node, and camera to listener
 STAGES = ("wait", "decode", "features", "pair", "pose", "publish", "overhead", "total", "end to end")
 PICTURES = 3
 LEAST_MOTION_M = 0.01  # a shorter true translation has no direction worth judging

@@ -191,8 +191,8 @@ class EngineSpec:
         files: SHA-256 of each file of the export.
         made_with: versions of the package and of the exporter.
         channels: of the fitted image: 3 is RGB; 4 is RGB-D, the fourth being depth / 10 m, 0 where there is none.
-        gflops: 1e9 floating-point operations of each graph: those of its matrix products and convolutions, a multiply-add
-            being two; empty in exports that did not count them.
+        gflops: 1e9 floating-point operations of each graph: those of its matrix products and convolutions, a
+            multiply-add being two; empty in exports that did not count them.
     """
 
     name: str
