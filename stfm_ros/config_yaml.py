@@ -22,7 +22,7 @@ HEADER = """\
 #   ros2 run stfm_ros matcher --ros-args --params-file /path/to/matcher.yaml
 #   stfm-matcher --ros-args --params-file /path/to/matcher.yaml
 #
-# They are read when the node is configured. This file is made from stfm_ros/config.py, the one home of the defaults:
+# They are read when the node is configured; some may change while it runs, as they say. This file is made from stfm_ros/config.py, the one home of the defaults:
 #
 #   python -m stfm_ros.config_yaml > config/matcher.yaml
 
@@ -55,6 +55,8 @@ def _about(setting: Setting) -> str:
         parts.append(f"One of: {', '.join(about.choices)}.")
     if about.minimum is not None and about.maximum is not None:
         parts.append(f"Range: {about.minimum:.15g} to {about.maximum:.15g}.")
+    if about.live:
+        parts.append("Takes effect at once.")
     return " ".join(parts)
 
 

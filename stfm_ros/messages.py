@@ -15,6 +15,7 @@ from stfm_ros.rotation import matrix_to_quaternion
 from stfm_ros.types import ByteArray, Camera, Float32Array, FloatArray
 
 if TYPE_CHECKING:
+    from stfm_ros.odometry import Estimate
     from stfm_ros.tracker import Track
 
 Fields = dict[str, Any]
@@ -143,12 +144,92 @@ def camera_info(stamp_ns: int, frame_id: str, camera: Camera) -> Fields:
 
 def pose_stamped(stamp_ns: int, frame_id: str, pose: FloatArray) -> Fields:
     """geometry_msgs/PoseStamped of a (4, 4) transform from the body into ``frame_id``, metres."""
+    return {"header": header(stamp_ns, frame_id), "pose": _pose(pose)}
+
+
+def odometry(estimate: Estimate, odom_frame: str) -> Fields:
+    """nav_msgs/Odometry: the pose in ``odom_frame``, the twist in the child frame."""
+    linear, angular = estimate.twist[:3].tolist(), estimate.twist[3:].tolist()
+    twist = {"linear": dict(zip("xyz", linear)), "angular": dict(zip("xyz", angular))}
     return {
-        "header": header(stamp_ns, frame_id),
-        "pose": {
-            "position": dict(zip("xyz", pose[:3, 3].tolist())),
-            "orientation": dict(zip("xyzw", matrix_to_quaternion(pose[:3, :3]).tolist())),
-        },
+        **pose_with_covariance(estimate, odom_frame),
+        "child_frame_id": estimate.child_frame,
+        "twist": {"twist": twist, "covariance": estimate.twist_covariance.ravel()},
+    }
+
+
+def pose_with_covariance(estimate: Estimate, odom_frame: str) -> Fields:
+    """geometry_msgs/PoseWithCovarianceStamped of the body in ``odom_frame``."""
+    return {
+        "header": header(estimate.stamp_ns, odom_frame),
+        "pose": {"pose": _pose(estimate.pose), "covariance": estimate.covariance.ravel()},
+    }
+
+
+def lost_odometry(stamp_ns: int, odom_frame: str, child_frame: str) -> Fields:
+    """nav_msgs/Odometry that says that nothing is known, as rtabmap does: null orientation, covariances of 9999."""
+    unknown = 9999.0 * np.eye(6).ravel()
+    return {
+        **lost_pose(stamp_ns, odom_frame),
+        "child_frame_id": child_frame,
+        "twist": {"covariance": unknown},
+    }
+
+
+def lost_pose(stamp_ns: int, odom_frame: str) -> Fields:
+    """geometry_msgs/PoseWithCovarianceStamped that says that nothing is known; see :func:`lost_odometry`."""
+    null = {"orientation": dict.fromkeys("xyzw", 0.0)}
+    return {
+        "header": header(stamp_ns, odom_frame),
+        "pose": {"pose": null, "covariance": 9999.0 * np.eye(6).ravel()},
+    }
+
+
+def transform(estimate: Estimate, odom_frame: str) -> Fields:
+    """geometry_msgs/TransformStamped from ``odom_frame`` (parent) to the child frame."""
+    pose = _pose(estimate.pose)
+    return {
+        "header": header(estimate.stamp_ns, odom_frame),
+        "child_frame_id": estimate.child_frame,
+        "transform": {"translation": pose["position"], "rotation": pose["orientation"]},
+    }
+
+
+def point_cloud(track: Track, estimate: Estimate) -> Fields:
+    """sensor_msgs/PointCloud2 of the triangulated inliers in the reference camera (optical), at the reference's stamp.
+
+    Fields x, y, z (float32, in the units of the odometry), rgb (of the reference image), confidence and sigma (of the
+    match, see stfm_ros/Correspondences).
+    """
+    placed = estimate.placed
+    matches = track.matches.take(placed.index)
+    height, width = track.image0.shape[:2]
+    columns, rows = np.round(matches.keypoints0).astype(int).T
+    colours = track.image0[rows.clip(0, height - 1), columns.clip(0, width - 1)].astype(np.uint32)
+    points = np.empty((len(placed.points), 6), np.float32)
+    points[:, :3] = placed.points
+    points[:, 3] = (colours[:, 0] << 16 | colours[:, 1] << 8 | colours[:, 2]).view(np.float32)
+    points[:, 4], points[:, 5] = matches.confidence, matches.sigma
+    names = ("x", "y", "z", "rgb", "confidence", "sigma")
+    step = 4 * len(names)
+    return {
+        "header": header(track.reference_stamp_ns, track.reference_frame_id),
+        "height": 1,
+        "width": len(points),
+        "fields": [{"name": name, "offset": 4 * i, "datatype": 7, "count": 1} for i, name in enumerate(names)],
+        "is_bigendian": False,
+        "point_step": step,
+        "row_step": step * len(points),
+        "data": points.astype("<f4").view(np.uint8).ravel(),
+        "is_dense": True,
+    }
+
+
+def _pose(pose: FloatArray) -> Fields:
+    """geometry_msgs/Pose of a (4, 4)."""
+    return {
+        "position": dict(zip("xyz", pose[:3, 3].tolist())),
+        "orientation": dict(zip("xyzw", matrix_to_quaternion(pose[:3, :3]).tolist())),
     }
 
 

@@ -57,6 +57,7 @@ class ScaleSource(Protocol):
     """Makes relative poses metric. Safe to use from any thread."""
 
     config: OdometryConfig
+    camera_in_base: FloatArray | None
 
     def take(self, message: Any) -> None:
         """A message came in.
@@ -93,7 +94,7 @@ class _Motion:
 
     def __init__(self, config: OdometryConfig, camera_in_base: FloatArray | None = None) -> None:
         self.config = config
-        self._camera_in_base = np.eye(4) if camera_in_base is None else camera_in_base
+        self.camera_in_base = camera_in_base
         self._lock = threading.Lock()
         self._stamps: deque[int] = deque(maxlen=HISTORY)
         self._poses: deque[FloatArray] = deque(maxlen=HISTORY)
@@ -108,7 +109,7 @@ class _Motion:
         start, end = self._at(pair.stamp0_ns), self._at(pair.stamp1_ns)
         if isinstance(start, str) or isinstance(end, str):
             return _without(pose, next(why for why in (start, end) if isinstance(why, str)))
-        mounted = self._camera_in_base
+        mounted = np.eye(4) if self.camera_in_base is None else self.camera_in_base
         motion = inverse(start @ mounted) @ end @ mounted
         length = float(np.linalg.norm(motion[:3, 3]))
         return with_length(pose, length, max(self.config.scale_error * length, _FLOOR_M), self._name)
@@ -195,6 +196,7 @@ class DepthScale:
 
     def __init__(self, config: OdometryConfig, camera_in_base: FloatArray | None = None) -> None:
         self.config = config
+        self.camera_in_base = camera_in_base
         self._lock = threading.Lock()
         self._waiting: deque[tuple[int, Any]] = deque(maxlen=DEPTHS)
         self._kept: tuple[int, Float32Array] | None = None  # of the reference, by the stamp of its image

@@ -19,10 +19,10 @@ import rclpy
 from camera_process import QOS, image_message, info_message
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.context import Context
 from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from ros_bench import HERE, NodeProcess, Observer, environment, observer, running
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -268,9 +268,8 @@ def change_state(watch: Observer, transition: int) -> bool:
     return answer
 
 
-def set_threshold(watch: Observer, value: float) -> Any:
-    kind = ParameterType.PARAMETER_DOUBLE
-    parameter = Parameter(name="matcher.threshold", value=ParameterValue(type=kind, double_value=value))
+def set_parameter(watch: Observer, name: str, value: Any) -> Any:
+    parameter = RosParameter(name, value=value).to_parameter_msg()
     request = SetParameters.Request(parameters=[parameter])
     return watch.call(SetParameters, "/matcher/set_parameters", request).results[0]
 
@@ -290,14 +289,16 @@ def test_lifecycle_and_parameters(watch: Observer) -> None:
                 (limits,) = about.integer_range or about.floating_point_range
                 assert (limits.from_value, limits.to_value) == (setting.about.minimum, setting.about.maximum)
 
-        assert set_threshold(watch, 0.3).successful
-        assert not set_threshold(watch, 1.5).successful
+        assert set_parameter(watch, "matcher.threshold", 0.3).successful
+        assert set_parameter(watch, "matcher.threads", 1).successful
+        assert not set_parameter(watch, "matcher.threshold", 1.5).successful
         for _ in range(2):
             assert change_state(watch, Transition.TRANSITION_CONFIGURE)
             watch.until("diagnostics", lambda: watch.summary == "not active")
             assert watch.values["model"] == "fake"
-            refused = set_threshold(watch, 0.4)
-            assert not refused.successful and "deactivate and clean it up" in refused.reason
+            refused = set_parameter(watch, "matcher.threads", 2)
+            assert not refused.successful and "matcher.threads: read when the node" in refused.reason
+            assert "deactivate and clean it up" in refused.reason
             assert change_state(watch, Transition.TRANSITION_ACTIVATE)
             camera.connect()
             camera.good()

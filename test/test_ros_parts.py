@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from stfm_ros import messages
 from stfm_ros.nodes.statistics import Statistics, Throttle
-from stfm_ros.nodes.worker import NewestWorker
+from stfm_ros.nodes.worker import Worker
 from stfm_ros.types import Matches, PoseStatus, RelativePose
 
 TRACK: Any = SimpleNamespace(
@@ -144,7 +144,7 @@ def test_the_worker_keeps_the_newest_and_drops_the_rest() -> None:
         started.set()
         assert go.wait(5)
 
-    worker = NewestWorker(work, lambda: dropped.append(1))
+    worker = Worker(work, lambda: dropped.append(1))
     worker.submit(0)
     assert started.wait(5)
     for item in range(1, 10):
@@ -169,12 +169,35 @@ def test_stopping_drops_what_waits_and_finishes_what_is_in_work() -> None:
         time.sleep(0.05)
         seen.append(item)
 
-    worker = NewestWorker(work, lambda: dropped.append(1))
+    worker = Worker(work, lambda: dropped.append(1))
     worker.submit(0)
     assert started.wait(5)
     worker.submit(1)
     worker.stop()
     assert seen == [0] and len(dropped) == 1
+
+
+def test_a_worker_with_room_keeps_the_order_and_drops_the_oldest() -> None:
+    seen: list[int] = []
+    dropped: list[int] = []
+    started, go = threading.Event(), threading.Event()
+
+    def work(item: int) -> None:
+        seen.append(item)
+        started.set()
+        assert go.wait(5)
+
+    worker = Worker(work, lambda: dropped.append(1), room=3)
+    worker.submit(0)
+    assert started.wait(5)
+    for item in range(1, 6):
+        worker.submit(item)
+    go.set()
+    deadline = time.monotonic() + 5
+    while len(seen) < 4 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    worker.stop()
+    assert seen == [0, 3, 4, 5] and len(dropped) == 2
 
 
 def test_the_counts_add_up() -> None:

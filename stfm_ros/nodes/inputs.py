@@ -1,4 +1,4 @@
-"""What the node subscribes to: images and, with the same QoS, their camera_info; watched for silence."""
+"""What the node subscribes to: images, their camera_info with the same QoS, what gives the scale; all are watched."""
 
 from __future__ import annotations
 
@@ -6,51 +6,96 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from geometry_msgs.msg import TwistStamped
+from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from stfm_ros.config import NodeConfig
+from stfm_ros.config import AppConfig
+from stfm_ros.errors import StfmError
 from stfm_ros.frames import Frame
 from stfm_ros.messages import camera_info_topic
 from stfm_ros.nodes.watchdog import InputWatch
+from stfm_ros.scale import ScaleSource
 
 _NO_IMAGE = "remap image:=<topic> (`ros2 topic list` shows them), set node.compressed for compressed images"
+_NO_SCALE = "odometry.scale asks for it: remap {0}:=<topic>, or set odometry.scale to none"
 _NO_INFO = "relative poses need it: remap camera_info:=<topic>, or start the camera with a calibration"
 
 
+#: by odometry.scale: type and topic of the messages
+SCALE_TOPICS: dict[str, tuple[type[Any], str]] = {
+    "depth": (Image, "depth"),
+    "odometry": (Odometry, "scale/odometry"),
+    "twist": (TwistStamped, "scale/twist"),
+}
+
+
 class Inputs:
-    """The two subscriptions, from construction to :meth:`close`.
+    """The subscriptions, from construction to :meth:`close`.
 
     Args:
         on_frame: called with each image and the newest camera_info, in the thread of the executor.
+        scale: given the messages of its topic.
+        fault: told the kind and the reason of a message that cannot be used.
     """
 
-    def __init__(self, node: Node, config: NodeConfig, on_frame: Callable[[Frame], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        config: AppConfig,
+        on_frame: Callable[[Frame], None],
+        scale: ScaleSource | None,
+        fault: Callable[[str, str], None],
+    ) -> None:
         self._node = node
         self._on_frame = on_frame
+        self._scale = scale
+        self._fault = fault
         self._info: CameraInfo | None = None
-        image_class = CompressedImage if config.compressed else Image
-        reliability = ReliabilityPolicy.RELIABLE if config.reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
-        # The newest image is kept by the worker, which counts what it drops. A queue of one here would drop without a
-        # word whenever the executor is late; since the callback never waits, this one does not add to the delay.
-        qos = QoSProfile(depth=5, reliability=reliability)
-        self.image_topic, self.info_topic = input_topics(node, config.compressed)
+        self._watches: list[InputWatch] = []
+        self._subscriptions: list[Any] = []
+        # What waits is kept by the worker, which counts what it drops. A queue of one here would drop without a word
+        # whenever the executor is late; since the callback never waits, this one does not add to the delay.
+        depth = 5 if config.node.policy == "newest" else max(5, config.node.queue)
+        timeout_s = config.node.input_timeout_s
 
-        def watch(topic: str, message_class: type[Any], remedy: str) -> InputWatch:
-            kind = f"sensor_msgs/msg/{message_class.__name__}"
-            return InputWatch(node, topic, kind, qos, config.input_timeout_s, remedy)
+        def subscribe(
+            message_class: type[Any],
+            topic: str,
+            reliability: str,
+            setting: str,
+            remedy: str,
+            take: Callable[[Any], None],
+        ) -> None:
+            reliable = ReliabilityPolicy.RELIABLE if reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
+            qos = QoSProfile(depth=depth, reliability=reliable)
+            kind = f"{message_class.__module__.partition('.')[0]}/msg/{message_class.__name__}"
+            watch = InputWatch(node, topic, kind, qos, timeout_s, remedy, setting)
 
-        self._image_watch = watch(self.image_topic, image_class, _NO_IMAGE)
-        self._info_watch = watch(self.info_topic, CameraInfo, _NO_INFO)
-        self._subscriptions = [
-            node.create_subscription(image_class, self.image_topic, self._take_image, qos),
-            node.create_subscription(CameraInfo, self.info_topic, self._take_info, qos),
-        ]
+            def arrived(message: Any) -> None:
+                watch.seen()
+                take(message)
+
+            self._watches.append(watch)
+            self._subscriptions.append(node.create_subscription(message_class, topic, arrived, qos))
+
+        self.image_topic, self.info_topic = input_topics(node, config.node.compressed)
+        image_class = CompressedImage if config.node.compressed else Image
+        of_image = config.node.reliability, "node.reliability"
+        subscribe(image_class, self.image_topic, *of_image, _NO_IMAGE, self._take_image)
+        subscribe(CameraInfo, self.info_topic, *of_image, _NO_INFO, self._take_info)
+        self.scale_topic = ""
+        if scale is not None:
+            scale_class, name = SCALE_TOPICS[config.odometry.scale]
+            self.scale_topic = node.resolve_topic_name(name)
+            of_scale = config.node.scale_reliability, "node.scale_reliability"
+            subscribe(scale_class, self.scale_topic, *of_scale, _NO_SCALE.format(name), self._take_scale)
 
     def silence(self) -> dict[str, str]:
-        """Why nothing arrives, by topic; empty where both do."""
-        found = {watch.topic: watch.silence() for watch in (self._image_watch, self._info_watch)}
+        """Why nothing arrives, by topic; empty where all do."""
+        found = {watch.topic: watch.silence() for watch in self._watches}
         return {topic: text for topic, text in found.items() if text}
 
     def close(self) -> None:
@@ -59,11 +104,16 @@ class Inputs:
             self._node.destroy_subscription(subscription)
 
     def _take_info(self, msg: CameraInfo) -> None:
-        self._info_watch.seen()
         self._info = msg
 
+    def _take_scale(self, msg: Any) -> None:
+        assert self._scale is not None
+        try:
+            self._scale.take(msg)
+        except StfmError as fault:
+            self._fault("scale", str(fault))
+
     def _take_image(self, msg: Any) -> None:
-        self._image_watch.seen()
         self._on_frame(Frame(msg, self._info, time.monotonic()))
 
 

@@ -1,4 +1,4 @@
-"""The matcher node: a camera in, correspondences and the relative pose out.
+"""The matcher node: a camera in; correspondences, relative pose and, where there are metres, odometry out.
 
 A lifecycle node: configure loads the model, activate subscribes. By itself (``node.autostart``) it does both at start,
 so that it runs without a lifecycle manager. docs/node.md describes topics, parameters and diagnostics.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,16 +19,18 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from stfm_ros import messages
-from stfm_ros.config import MatcherConfig
+from stfm_ros.config import AppConfig, MatcherConfig
 from stfm_ros.errors import StfmError
 from stfm_ros.frames import Frame, FrameWalk
 from stfm_ros.nodes import params
 from stfm_ros.nodes.diagnostics import Diagnostics
 from stfm_ros.nodes.inputs import Inputs
 from stfm_ros.nodes.logs import forwarded
+from stfm_ros.nodes.odometry import NodeOdometry
 from stfm_ros.nodes.outputs import Outputs
+from stfm_ros.nodes.services import Services
 from stfm_ros.nodes.statistics import Statistics, Throttle
-from stfm_ros.nodes.worker import NewestWorker
+from stfm_ros.nodes.worker import Worker
 from stfm_ros.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -65,7 +68,7 @@ class MatcherNode(LifecycleNode):
         self._outputs: Outputs | None = None
         self._inputs: Inputs | None = None
         self.autostart = params.declare(self).node.autostart
-        params.guard(self, may_change=lambda: self._outputs is None)
+        params.guard(self, may_change=lambda: self._outputs is None, apply=self._reconfigure)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model and open the outputs."""
@@ -83,8 +86,9 @@ class MatcherNode(LifecycleNode):
         started = time.monotonic()
         self._config = params.read(self)
         with forwarded(self.get_logger()):  # an engine may be built, for minutes
-            matcher = self._load(self._config.matcher)
-        self._tracker = Tracker(matcher, self._config)
+            self._matcher = matcher = self._load(self._config.matcher)
+        self._odometry = NodeOdometry(self, self._config)
+        self._tracker = Tracker(matcher, self._config, self._odometry.scale)
         self._statistics = Statistics()
         about = {
             "model": matcher.model_name,
@@ -93,23 +97,35 @@ class MatcherNode(LifecycleNode):
             "runtime_reason": matcher.reason,
         }
         period_s = self._config.node.diagnostics_period_s
-        self._outputs = Outputs(self, self._config.node, matcher.model_name, matcher.weights_hash)
+        self._outputs = Outputs(self, self._config, matcher.model_name, matcher.weights_hash)
+        actions = {"reset": self._reset, "set_keyframe": self._renew, "pause": self._pause, "resume": self._resume}
+        self._triggers = Services(self, actions)
         self._diagnostics = Diagnostics(self, self._statistics, period_s, about, self._about_inputs, self._throttle)
         self.get_logger().info(
             f"model {matcher.model_name} ({matcher.weights_hash[:12]}) on {matcher.runtime_name} ({matcher.reason}), "
             f"loaded in {time.monotonic() - started:.1f} s"
         )
 
+    def _reconfigure(self, config: AppConfig) -> None:
+        """Take settings that may change while the node runs; the next image is the first they are for."""
+        assert self._outputs is not None
+        self._config = self._tracker.config = config
+        self._matcher.config = config.matcher
+        self._odometry.configure(config)
+        self._outputs.configure(config)
+
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and start to work."""
         result = super().on_activate(state)
         self._tracker.reset()
         self._walk = FrameWalk(self._tracker, self._fault)
-        self._worker = NewestWorker(self._process, self._statistics.drop)
-        self._inputs = Inputs(self, self._config.node, self._receive)
-        self.get_logger().info(
-            f"subscribed to {self._inputs.image_topic} and {self._inputs.info_topic} ({self._config.node.reliability})"
-        )
+        self._paused = False
+        self._errands: deque[Callable[[], None]] = deque()  # for the thread of the worker, before its next image
+        wanted = self._config.node
+        self._worker = Worker(self._process, self._statistics.drop, 1 if wanted.policy == "newest" else wanted.queue)
+        self._inputs = Inputs(self, self._config, self._receive, self._odometry.scale, self._fault)
+        topics = filter(None, (self._inputs.image_topic, self._inputs.info_topic, self._inputs.scale_topic))
+        self.get_logger().info(f"subscribed to {', '.join(topics)} (images {wanted.reliability})")
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -122,9 +138,10 @@ class MatcherNode(LifecycleNode):
         self.stop()
         if self._outputs is not None:
             self._outputs.close()
+            self._triggers.close()
             self._diagnostics.close()
             self._outputs = None
-            del self._tracker, self._walk
+            del self._matcher, self._tracker, self._odometry
         return TransitionCallbackReturn.SUCCESS
 
     on_shutdown = on_cleanup
@@ -140,21 +157,71 @@ class MatcherNode(LifecycleNode):
     def _receive(self, frame: Frame) -> None:
         age_ns = self.get_clock().now().nanoseconds - messages.stamp_ns(frame.image.header)
         self._statistics.receive(age_ns / 1e6)
-        self._worker.submit(frame)
+        if self._paused:
+            self._statistics.drop()
+        else:
+            self._worker.submit(frame)
 
     def _process(self, frame: Frame) -> None:
         """One frame, in the thread of the worker."""
         assert self._outputs is not None
+        while self._errands:
+            self._errands.popleft()()
         track = self._walk(frame)
         started = time.monotonic()
-        if track is None or not self._attempt(self._outputs.publish, track):
+        if track is None or not (self._attempt(self._outputs.publish, track) and self._attempt(self._place, track)):
             self._statistics.fail()
             return
         now = time.monotonic()
         latency_ms = {**track.timings_ms, "publish": 1e3 * (now - started), "total": 1e3 * (now - frame.received_s)}
         latency_ms["overhead"] = latency_ms["total"] - sum(latency_ms[stage] for stage in NOT_OVERHEAD)
-        self._statistics.succeed(track.pose.status.name, latency_ms)
+        self._statistics.succeed(track.pose.status.name, latency_ms, int(track.pose.inliers.sum()))
         self._attempt(self._outputs.draw, track)
+
+    def _place(self, track: Track) -> None:
+        """Odometry of an image, or a word that there is none."""
+        assert self._outputs is not None
+        restarts = self._odometry.restarts
+        estimate = self._odometry.add(track)
+        if self._odometry.restarts > restarts:
+            self._outputs.forget_path()
+        if self._odometry.enabled:
+            self._statistics.place(estimate is not None)
+            if estimate is not None:
+                self._outputs.publish_odometry(track, estimate)
+            elif self._odometry.begun:
+                self._outputs.publish_lost(track)
+
+    def _reset(self) -> str | None:
+        return self._leave(self._forget, "the next image is the first reference, and the origin of the odometry")
+
+    def _forget(self) -> None:
+        assert self._outputs is not None
+        self._tracker.reset("asked for by the service reset")
+        self._odometry.reset()
+        self._outputs.forget_path()
+
+    def _renew(self) -> str | None:
+        return self._leave(self._tracker.renew, "the next image that has a pose is the new keyframe")
+
+    def _leave(self, errand: Callable[[], None], said: str) -> str | None:
+        if self._inputs is None:
+            return None
+        self._errands.append(errand)
+        return said
+
+    def _pause(self) -> str | None:
+        return self._set_paused(True, "paused: images are counted as dropped until ~/resume")
+
+    def _resume(self) -> str | None:
+        return self._set_paused(False, "resumed")
+
+    def _set_paused(self, paused: bool, said: str) -> str | None:
+        if self._inputs is None:
+            return None
+        self._paused = paused
+        self.get_logger().info(said)
+        return said
 
     def _attempt(self, step: Callable[[Track], None], track: Track) -> bool:
         """Whether a step went well; the worker's thread must outlive whatever one frame does."""
@@ -175,7 +242,9 @@ class MatcherNode(LifecycleNode):
         if self._inputs is None:
             return None
         topics = {"image_topic": self._inputs.image_topic, "camera_info_topic": self._inputs.info_topic}
-        return topics, self._inputs.silence()
+        if self._inputs.scale_topic:
+            topics["scale_topic"] = self._inputs.scale_topic
+        return {**topics, **self._odometry.about(), "paused": str(self._paused).lower()}, self._inputs.silence()
 
 
 def main(args: Sequence[str] | None = None, load: Load = load_matcher) -> int:

@@ -17,6 +17,8 @@ from stfm_ros.errors import ConfigError
 #: parameters that every ROS node has
 _OF_ROS = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 _NAMES = frozenset(setting.name for setting in settings(AppConfig))
+_AT_ONCE = " Takes effect at once."
+_LIVE = frozenset(setting.name for setting in settings(AppConfig) if setting.about.live)
 
 
 def declare(node: Node) -> AppConfig:
@@ -48,11 +50,12 @@ def read(node: Node) -> AppConfig:
     return AppConfig.from_mapping({name: node.get_parameter(name).value for name in _NAMES})
 
 
-def guard(node: Node, may_change: Callable[[], bool]) -> None:
+def guard(node: Node, may_change: Callable[[], bool], apply: Callable[[AppConfig], None]) -> None:
     """Refuse values that the configuration refuses, and changes that would have no effect.
 
     Args:
         may_change: whether the node has yet to read its parameters.
+        apply: given the whole configuration after a change of settings that may change while the node runs.
     """
 
     def check(parameters: list[Parameter]) -> SetParametersResult:
@@ -61,12 +64,17 @@ def guard(node: Node, may_change: Callable[[], bool]) -> None:
             AppConfig.from_mapping(changes)
         except ConfigError as fault:
             return SetParametersResult(successful=False, reason=str(fault))
-        if changes and not may_change():
+        if not changes or may_change():
+            return SetParametersResult(successful=True)
+        fixed = [name for name in changes if name not in _LIVE]
+        if fixed:
             reason = (
-                f"{', '.join(changes)}: read when the node is configured; deactivate and clean it up, set the "
+                f"{', '.join(fixed)}: read when the node is configured; deactivate and clean it up, set the "
                 "parameter, then configure and activate it (ros2 lifecycle set)"
             )
             return SetParametersResult(successful=False, reason=reason)
+        now = {name: node.get_parameter(name).value for name in _NAMES}
+        apply(AppConfig.from_mapping(now | changes))
         return SetParametersResult(successful=True)
 
     node.add_on_set_parameters_callback(check)
@@ -77,7 +85,9 @@ def descriptor(setting: Setting) -> ParameterDescriptor:
     about = setting.about
     fields: dict[str, Any] = {
         "name": setting.name,
-        "description": about.description + (f" Unit: {about.unit}." if about.unit else ""),
+        "description": about.description
+        + (f" Unit: {about.unit}." if about.unit else "")
+        + (_AT_ONCE if about.live else ""),
         "additional_constraints": f"one of: {', '.join(about.choices)}" if about.choices else "",
     }
     if setting.type is float:

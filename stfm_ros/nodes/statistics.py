@@ -1,7 +1,8 @@
 """What the node counts and measures, and how /diagnostics words it.
 
-``received = processed + dropped + in_flight`` holds at every moment: an image is in flight (at most two are: one in
-work, one waiting) until it is processed, with or without a result, or dropped for a newer one.
+``received = processed + dropped + in_flight`` holds at every moment: an image is in flight (one in work, and those that
+wait: one, or under keep_all up to node.queue) until it is processed, with or without a result, or dropped: for a newer
+one, or since the node is paused.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Statistics:
         self._faults: Counter[str] = Counter()
         self._statuses: Counter[str] = Counter()
         self._latency_ms: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WINDOW))
+        self._inliers: deque[float] = deque(maxlen=WINDOW)
         self._age_ms: deque[float] = deque(maxlen=WINDOW)
         self._arrivals: deque[float] = deque(maxlen=_TIMES)
         self._results: deque[float] = deque(maxlen=_TIMES)
@@ -45,9 +47,15 @@ class Statistics:
         with self._lock:
             self._counts["dropped"] += 1
 
-    def succeed(self, status: str, latency_ms: Mapping[str, float]) -> None:
-        """An image was processed and published, with this pose status and this time in each stage."""
+    def place(self, placed: bool) -> None:
+        """An image was given to the odometry, which placed it or not."""
         with self._lock:
+            self._counts["placed" if placed else "unplaced"] += 1
+
+    def succeed(self, status: str, latency_ms: Mapping[str, float], inliers: int = 0) -> None:
+        """An image was processed and published, with this pose status, inliers and this time in each stage."""
+        with self._lock:
+            self._inliers.append(inliers)
             self._counts["processed"] += 1
             self._statuses[status] += 1
             self._results.append(time.monotonic())
@@ -81,6 +89,9 @@ class Statistics:
             lines["in_flight"] = str(count["received"] - done)
             lines |= {f"fault.{kind}": str(number) for kind, number in sorted(self._faults.items())}
             lines |= {f"status.{status}": str(number) for status, number in sorted(self._statuses.items())}
+            if count["placed"] or count["unplaced"]:
+                lines |= {"odometry_placed": str(count["placed"]), "odometry_unplaced": str(count["unplaced"])}
+            lines |= _percentiles("inliers", self._inliers)
             lines["rate_in_hz"] = f"{_rate(self._arrivals):.2f}"
             lines["rate_out_hz"] = f"{_rate(self._results):.2f}"
             lines |= _percentiles("age_ms", self._age_ms)

@@ -18,15 +18,19 @@ class InputWatch:
         topic: fully qualified name.
         type_name: e.g. ``sensor_msgs/msg/Image``.
         remedy: what to do where nobody publishes the topic.
+        setting: the parameter of its reliability.
     """
 
-    def __init__(self, node: Node, topic: str, type_name: str, qos: QoSProfile, timeout_s: float, remedy: str) -> None:
+    def __init__(
+        self, node: Node, topic: str, type_name: str, qos: QoSProfile, timeout_s: float, remedy: str, setting: str
+    ) -> None:
         self.topic = topic
         self._node = node
         self._type_name = type_name
         self._qos = qos
         self._timeout_s = timeout_s
         self._remedy = remedy
+        self._setting = setting
         self._last = time.monotonic()
 
     def seen(self) -> None:
@@ -55,7 +59,7 @@ class InputWatch:
             compatibility, reason = qos_check_compatible(publisher.qos_profile, self._qos)
             if compatibility == QoSCompatibility.ERROR:
                 offered = _reliability(publisher.qos_profile)
-                return f"{name} offers {offered}; set node.reliability to {offered} ({reason.strip('; ')})"
+                return f"{name} offers {offered}; set {self._setting} to {offered} ({reason.strip('; ')})"
         names = ", ".join(f"{one.node_namespace.rstrip('/')}/{one.node_name}" for one in publishers)
         return (
             f"{names} publishes it with a fitting QoS, yet nothing arrives: the driver or the bag may be paused, or "

@@ -1,56 +1,62 @@
-"""A thread that works on the newest item: what it has no time for is dropped, so its delay stays that of one item."""
+"""A thread that works on the newest items: what it has no time for is dropped, so its delay is bounded."""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
-class NewestWorker(Generic[T]):
-    """Calls ``work`` with the newest item that was submitted, in its own thread.
+class Worker(Generic[T]):
+    """Calls ``work`` with the items that were submitted, in their order, in its own thread.
 
     Args:
         work: must not raise.
         drop: called once for each item that ``work`` never sees.
+        room: items that may wait; with 1, the newest alone.
     """
 
-    def __init__(self, work: Callable[[T], None], drop: Callable[[], None]) -> None:
+    def __init__(self, work: Callable[[T], None], drop: Callable[[], None], room: int = 1) -> None:
         self._work = work
         self._drop = drop
-        self._waiting: T | None = None
+        self._room = room
+        self._waiting: deque[T] = deque()
         self._stopping = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="newest-worker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self._thread.start()
 
     def submit(self, item: T) -> None:
-        """Leave an item for the thread, in place of the one that waits. Never blocks for long."""
+        """Leave an item for the thread, in place of the oldest where there is no room. Never blocks for long."""
         with self._changed:
-            replaced = self._waiting is not None or self._stopping
-            self._waiting = None if self._stopping else item
+            if not self._stopping:
+                self._waiting.append(item)
+            too_many = self._stopping or len(self._waiting) > self._room
+            if too_many and not self._stopping:
+                self._waiting.popleft()
             self._changed.notify()
-        if replaced:
+        if too_many:
             self._drop()
 
     def stop(self) -> None:
-        """Drop the item that waits and return when the one in work is done."""
+        """Drop the items that wait and return when the one in work is done."""
         with self._changed:
             self._stopping = True
-            waited = self._waiting is not None
-            self._waiting = None
+            waited = len(self._waiting)
+            self._waiting.clear()
             self._changed.notify()
-        if waited:
+        for _ in range(waited):
             self._drop()
         self._thread.join()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None or self._stopping)
-                item, self._waiting = self._waiting, None
-            if item is None:
-                return
+                self._changed.wait_for(lambda: self._waiting or self._stopping)
+                if self._stopping:
+                    return
+                item = self._waiting.popleft()
             self._work(item)
