@@ -7,7 +7,8 @@ is accounted for: read = matched + the sum of unmatched, whose keys say why:
     few_matches, lost                  too few matches agree; see msg/RelativePose.msg
     image, tracker, internal           the image could not be decoded or used
 
-Written are ``/matches`` and ``/relative_pose``, at the time of receipt and with the stamp of their image.
+Written are ``/matches`` and ``/relative_pose``, at the time of receipt and with the stamp of their image; and
+``/odometry`` of the camera where ``odometry.scale`` or ``odometry.allow_unscaled`` asks for it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,20 +26,27 @@ import numpy as np
 from stfm_ros import messages
 from stfm_ros.bag_types import CORRESPONDENCES_TYPE, RELATIVE_POSE_TYPE
 from stfm_ros.bags import CAMERA_INFO_TYPE, IMAGE_TYPES, BagReader, BagWriter
-from stfm_ros.chain import Chain
-from stfm_ros.errors import CameraError
+from stfm_ros.errors import StfmError
 from stfm_ros.frames import Frame, FrameWalk
-from stfm_ros.images import camera_from_info, is_depth
+from stfm_ros.images import is_depth
+from stfm_ros.motion import inverse
+from stfm_ros.odometry import OPTICAL_IN_BODY, Odometer
+from stfm_ros.scale import SOURCES, ScaleSource
 from stfm_ros.trajectory import write_tum
-from stfm_ros.types import Camera, FloatArray, PoseStatus
+from stfm_ros.types import FloatArray, PoseStatus
 
 if TYPE_CHECKING:
     from stfm_ros.config import AppConfig
     from stfm_ros.matcher import Matcher
+    from stfm_ros.odometry import Estimate
     from stfm_ros.tracker import Track
 
 MATCHES_TOPIC = "/matches"
 POSE_TOPIC = "/relative_pose"
+ODOMETRY_TOPIC = "/odometry"
+ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
+#: what gives the scale is read so far ahead of the images: as a live node, which is later than its images, has it
+_AHEAD_NS = 200_000_000
 _UNMATCHED = (PoseStatus.NO_REFERENCE, PoseStatus.FEW_MATCHES, PoseStatus.LOST)
 
 
@@ -56,8 +64,10 @@ class RunResult:
         faults: how often something was wrong with the input, by kind.
         first_faults: the first message of each kind.
         keyframes: images that became the reference.
+        scale_topic: that gave the metres; empty where there is none.
         breaks: how often the trajectory was interrupted.
-        stamps_ns, trajectory: of the images that could be placed.
+        metric: images whose relative pose is in metres.
+        stamps_ns, trajectory: of the images that could be placed, camera (optical) to the first reference camera.
         timings_ms: of each image, by stage.
     """
 
@@ -71,7 +81,9 @@ class RunResult:
     faults: Counter[str] = field(default_factory=Counter)
     first_faults: dict[str, str] = field(default_factory=dict)
     keyframes: int = 0
+    scale_topic: str = ""
     breaks: int = 0
+    metric: int = 0
     stamps_ns: list[int] = field(default_factory=list)
     trajectory: list[FloatArray] = field(default_factory=list)
     timings_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -91,6 +103,7 @@ def run_bag(
     trajectory: Path | None = None,
     image_topic: str = "",
     camera_info_topic: str = "",
+    scale_topic: str = "",
     overwrite: bool = False,
     watch: Callable[[Track | None, int, int], None] = lambda track, done, total: None,
 ) -> RunResult:
@@ -99,8 +112,9 @@ def run_bag(
     Args:
         bag: the recording.
         out: the bag to write, in mcap.
-        trajectory: the file to write in TUM layout; see :mod:`stfm_ros.chain` for what its scale is worth.
-        image_topic, camera_info_topic: found where they are not given.
+        trajectory: the file to write in TUM layout; in metres where there is a scale, of those images alone that have
+            one. Otherwise see :mod:`stfm_ros.chain` for what its scale is worth.
+        image_topic, camera_info_topic, scale_topic: found where they are not given.
         overwrite: whether a bag of that name is replaced.
         watch: called after every image with its track (None without one), the images that are done, and all images.
 
@@ -114,9 +128,15 @@ def run_bag(
         reader = stack.enter_context(BagReader(bag))
         images, infos = find_topics(reader, image_topic, camera_info_topic)
         writer = stack.enter_context(BagWriter(out, overwrite)) if out else None
-        result = RunResult(images, infos)
-        walk, chain = FrameWalk(Tracker(matcher, config), result.fault), Chain()
+        wanted = config.odometry
+        result = RunResult(images, infos, scale_topic=find_scale(reader, wanted.scale, scale_topic))
+        scale = SOURCES[wanted.scale][0](wanted, None) if result.scale_topic else None
+        feed = _Feed(reader, result, scale)
+        walk = FrameWalk(Tracker(matcher, config, scale), result.fault)
+        unscaled = wanted.allow_unscaled or scale is None  # then the trajectory is of one unknown scale
+        odometer = Odometer(replace(wanted, allow_unscaled=unscaled, base_frame=""), config.pose)
         for image, info, receipt_ns in paired_with_info(reader, images, infos):
+            feed.until(receipt_ns + _AHEAD_NS)
             before = result.faults.copy()
             track = walk(Frame(image, info, time.monotonic()))
             result.read += 1
@@ -124,13 +144,16 @@ def run_bag(
                 result.unmatched[_why(result.faults - before)] += 1
             else:
                 _count(result, track)
-                _place(result, track, chain, info)
+                odometry = _place(result, track, odometer)
                 if writer:
                     about = messages.correspondences(track, matcher.model_name, matcher.weights_hash)
                     writer.write(MATCHES_TOPIC, CORRESPONDENCES_TYPE, about, receipt_ns)
                     writer.write(POSE_TOPIC, RELATIVE_POSE_TYPE, messages.relative_pose(track), receipt_ns)
+                    if odometry and (wanted.allow_unscaled or scale is not None):
+                        fields = messages.odometry(odometry, wanted.odom_frame)
+                        writer.write(ODOMETRY_TOPIC, ODOMETRY_TYPE, fields, receipt_ns)
             watch(track, result.read, reader.topics[images].count)
-    result.breaks = chain.breaks
+    result.breaks = odometer.gaps + odometer.restarts
     if trajectory:
         trajectory.parent.mkdir(parents=True, exist_ok=True)
         write_tum(trajectory, result.stamps_ns, np.array(result.trajectory).reshape(-1, 4, 4))
@@ -158,6 +181,19 @@ def find_camera_info(reader: BagReader, image_topic: str, wanted: str = "") -> s
     if wanted or there:
         return reader.find_topic(CAMERA_INFO_TYPE, wanted or (beside if beside in there else ""))
     return ""
+
+
+def find_scale(reader: BagReader, kind: str, wanted: str = "") -> str:
+    """The topic that gives the metres, by the setting ``odometry.scale``; "" where it is none.
+
+    Raises:
+        BagError: it is not there, or there are several; lists the candidates.
+    """
+    if kind == "none":
+        return ""
+    if kind == "depth":
+        return reader.find_topic(IMAGE_TYPES, wanted, is_depth)
+    return reader.find_topic(SOURCES[kind][1], wanted)
 
 
 def paired_with_info(reader: BagReader, image_topic: str, info_topic: str) -> Iterator[tuple[Any, Any | None, int]]:
@@ -195,6 +231,7 @@ def _count(result: RunResult, track: Track) -> None:
     result.statuses[status.name] += 1
     result.poses += status.has_rotation
     result.keyframes += track.new_keyframe
+    result.metric += track.pose.metric
     if status in _UNMATCHED or len(track.matches) == 0:
         result.unmatched[status.name.lower() if status in _UNMATCHED else "few_matches"] += 1
     else:
@@ -204,17 +241,40 @@ def _count(result: RunResult, track: Track) -> None:
             result.timings_ms[stage].append(ms)
 
 
-def _place(result: RunResult, track: Track, chain: Chain, info: Any | None) -> None:
-    if not track.pose.status.has_rotation:
-        return
-    try:
-        camera: Camera = camera_from_info(info)
-    except CameraError:  # cannot be: the pose was made with it
-        return
-    placed = chain.add(track, camera)
-    if placed is not None:
-        if not result.stamps_ns:  # the reference of the first pose is the origin
-            result.stamps_ns.append(track.reference_stamp_ns)
-            result.trajectory.append(np.eye(4))
-        result.stamps_ns.append(track.stamp_ns)
-        result.trajectory.append(placed.pose)
+def _place(result: RunResult, track: Track, odometer: Odometer) -> Estimate | None:
+    """Odometry of an image; its pose goes to the trajectory."""
+    estimate = odometer.add(track, track.camera)
+    if estimate is None:
+        return None
+    if not result.stamps_ns:  # the reference of the first pose is the origin
+        result.stamps_ns.append(track.reference_stamp_ns)
+        result.trajectory.append(np.eye(4))
+    result.stamps_ns.append(track.stamp_ns)
+    result.trajectory.append(inverse(OPTICAL_IN_BODY) @ estimate.camera)
+    return estimate
+
+
+class _Feed:
+    """Gives a source of metres its messages as far as the images have come."""
+
+    def __init__(self, reader: BagReader, result: RunResult, scale: ScaleSource | None) -> None:
+        self._messages = reader.messages([result.scale_topic]) if scale is not None else iter(())
+        self._scale = scale
+        self._result = result
+        self._next: tuple[Any, int] | None = None
+
+    def until(self, receipt_ns: int) -> None:
+        """Everything that was received before this time."""
+        while self._scale is not None:
+            if self._next is None:
+                _, message, received = next(self._messages, ("", None, 0))
+                if message is None:
+                    return
+                self._next = message, received
+            if self._next[1] >= receipt_ns:
+                return
+            try:
+                self._scale.take(self._next[0])
+            except StfmError as fault:
+                self._result.fault("scale", str(fault))
+            self._next = None

@@ -12,7 +12,7 @@ import pytest
 from sequences import OrbMatcher, bag_of_images, slice_of_demo
 
 from stfm_ros import messages
-from stfm_ros.bags import BagReader
+from stfm_ros.bags import BagReader, BagWriter
 from stfm_ros.config import AppConfig
 from stfm_ros.errors import BagError
 from stfm_ros.offline import RunResult, find_camera_info, paired_with_info, run_bag
@@ -83,6 +83,43 @@ def test_a_recording_in_messages_and_trajectory_out(tmp_path: Path) -> None:
     estimated, expected = trajectory.poses[:, :3, 3], true[:, :3, 3]
     scale = np.sum(estimated * expected) / np.sum(estimated**2)
     assert np.linalg.norm(scale * estimated - expected, axis=1).max() < 0.15 * np.ptp(expected, axis=0).max()
+
+
+def test_an_odometry_in_the_bag_gives_metres(tmp_path: Path) -> None:
+    slice_of_demo(tmp_path / "poses.mcap", range(10, 26, 2))
+    with BagReader(tmp_path / "poses.mcap") as reader, BagWriter(tmp_path / "in.mcap") as writer:
+        for topic, message, receipt_ns in reader.messages():
+            if topic == "/camera/pose":  # the wheels are heard a little after the image
+                pose = {"header": message.header, "pose": {"pose": message.pose}}
+                writer.write("/wheels", "nav_msgs/msg/Odometry", pose, receipt_ns + 50_000_000)
+            writer.write(topic, reader.topics[topic].type, message, receipt_ns)
+    config = AppConfig.from_mapping({"odometry.scale": "odometry"})
+    result = run_bag(
+        tmp_path / "in.mcap",
+        OrbMatcher(),  # type: ignore[arg-type]
+        config,
+        out=tmp_path / "out.mcap",
+        trajectory=tmp_path / "t.txt",
+    )
+    account(result)
+    assert (result.scale_topic, result.metric, result.poses, result.faults) == ("/wheels", 7, 7, {})
+    with PosedBag(tmp_path / "poses.mcap") as truth:
+        true = np.linalg.inv(truth.poses[0]) @ truth.poses
+    found = read_tum(tmp_path / "t.txt").poses
+    assert np.linalg.norm(found[:, :3, 3] - true[:, :3, 3], axis=1).max() < 0.1 * np.ptp(true[:, :3, 3], axis=0).max()
+    with BagReader(tmp_path / "out.mcap") as reader:
+        odometry = [message for topic, message, _ in reader.messages() if topic == "/odometry"]
+        images = [message for topic, message, _ in reader.messages() if topic == "/relative_pose"]
+    assert [one.header.stamp for one in odometry] == [one.header.stamp for one in images[1:]]
+    assert all(one.metric for one in images[1:])
+    last = odometry[-1]
+    assert (last.header.frame_id, last.child_frame_id) == ("odom", images[0].header.frame_id)
+    at = last.pose.pose.position
+    np.testing.assert_allclose([-at.y, -at.z, at.x], found[-1, :3, 3], atol=1e-6)  # z ahead is x of ROS
+    assert np.linalg.eigvalsh(np.reshape(last.pose.covariance, (6, 6))).min() > 0
+
+    with pytest.raises(BagError, match="no topic of type geometry_msgs/msg/TwistStamped"):
+        run_bag(tmp_path / "in.mcap", OrbMatcher(), AppConfig.from_mapping({"odometry.scale": "twist"}))  # type: ignore[arg-type]
 
 
 def test_images_that_are_damaged_black_or_of_another_size_are_accounted_for(tmp_path: Path) -> None:

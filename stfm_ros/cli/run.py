@@ -30,13 +30,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--picture", type=Path, metavar="FILE", help="picture of the matches of an image half-way")
     parser.add_argument("--image-topic", default="", metavar="TOPIC", help="found where there is only one")
     parser.add_argument("--camera-info-topic", default="", metavar="TOPIC", help="the one beside the image topic")
+    parser.add_argument("--scale-topic", default="", metavar="TOPIC", help="found where there is only one")
     parser.add_argument("--overwrite", action="store_true", help="replace a bag of this name")
-    add_settings(parser, "matcher", "pose", "tracker")
+    add_settings(parser, "matcher", "pose", "tracker", "odometry")
 
 
 def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
     from stfm_ros.bags import BagReader
-    from stfm_ros.offline import find_topics, run_bag
+    from stfm_ros.offline import find_scale, find_topics, run_bag
     from stfm_ros.picture_files import check_picture_name, write_picture
 
     config = read_config(options)
@@ -44,6 +45,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
         check_picture_name(options.picture)
     with BagReader(options.bag) as bag:  # what is wrong with it is told before the model has taken its time
         find_topics(bag, options.image_topic, options.camera_info_topic)
+        find_scale(bag, config.odometry.scale, options.scale_topic)
     matcher = load_matcher(config)
     album = _Album()
     began = time.perf_counter()
@@ -61,6 +63,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
             trajectory=options.trajectory,
             image_topic=options.image_topic,
             camera_info_topic=options.camera_info_topic,
+            scale_topic=options.scale_topic,
             overwrite=options.overwrite,
             watch=watch,
         )
@@ -87,6 +90,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
         "seconds": seconds,
         "timings_ms": {stage: _spread(values) for stage, values in result.timings_ms.items()},
         "out": {"path": options.out, "topics": written} if options.out else None,
+        "scale": {"source": config.odometry.scale, "topic": result.scale_topic or None, "metric": result.metric},
         "trajectory": {"path": options.trajectory, "poses": len(result.trajectory), "breaks": result.breaks},
         "picture": pictured,
         "report": options.report,
@@ -161,10 +165,18 @@ def _show(screen: Screen, matcher: Matcher, record: dict[str, Any]) -> None:
     path, placed = record["trajectory"]["path"], record["trajectory"]["poses"]
     if path:
         breaks = f", interrupted {n} times" if (n := record["trajectory"]["breaks"]) else ""
-        screen.show(f"wrote {path}: {placed} poses{breaks}; of one camera, so of unknown scale")
+        screen.show(f"wrote {path}: {placed} poses{breaks}; {_scale(record)}")
     for name in ("picture", "report"):
         if record[name]:
             screen.show(f"wrote {record[name]}")
+
+
+def _scale(record: dict[str, Any]) -> str:
+    """What the lengths of the trajectory are worth."""
+    scale = record["scale"]
+    if scale["topic"] is None:
+        return "of one camera, so of unknown scale"
+    return f"in metres by {scale['source']} of {scale['topic']}"
 
 
 def _write_report(path: Path, record: dict[str, Any], result: RunResult, album: _Album) -> None:
@@ -183,7 +195,7 @@ def _write_report(path: Path, record: dict[str, Any], result: RunResult, album: 
     if len(result.trajectory) > 1:
         positions = np.array(result.trajectory)[:, :3, 3]
         above = [Series("camera", positions[:, 0], positions[:, 2])]
-        note = "From above, in the frame of the first camera; one camera sees no scale."
+        note = f"From above, in the frame of the first camera; {_scale(record)}."
         parts.append(Plot("Trajectory", path_plot(above, "x", "z"), note))
     parts += [Picture(f"Matches {i}", _picture(track)) for i, track in enumerate(album.tracks, 1)]
     share = f"{100 * record['poses'] / max(record['read'], 1):.0f}"
@@ -206,7 +218,9 @@ COMMAND = Command(
         "Match every image of a bag against its reference, as the node does but without dropping any. Written are "
         "/matches (stfm_ros/msg/Correspondences) and /relative_pose (stfm_ros/msg/RelativePose) at the images' times, "
         "and a trajectory in TUM layout: camera (optical frame) in the first reference camera, at one unknown scale, "
-        "since one camera sees no length. Every image is accounted for: read = matched + all of unmatched."
+        "since one camera sees no length. With --odometry.scale it is in metres, by depth, an odometry or a twist that "
+        "the bag holds, and /odometry (nav_msgs/msg/Odometry) is written too. Every image is accounted for: "
+        "read = matched + all of unmatched."
     ),
     example="stfm run office.mcap --out matches.mcap --trajectory office.txt --report office.html",
     negative="no image has a pose",
@@ -226,6 +240,9 @@ COMMAND = Command(
         "seconds": "wall time of the run, loading the model apart",
         "timings_ms": "p50 and p95 by stage, ms an image",
         "out": "null, or: path, and messages by topic, read back",
+        "scale.source": "the setting odometry.scale",
+        "scale.topic": "what gave the metres, or null",
+        "scale.metric": "images whose relative pose is in metres",
         "trajectory.path": "what was written, or null",
         "trajectory.poses": "images that were placed",
         "trajectory.breaks": "times the chain of poses was interrupted; it then goes on where it ended",
