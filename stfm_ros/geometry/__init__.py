@@ -9,19 +9,17 @@ Points are undistorted and lie on the plane z = 1 (*rays*). Residuals are in pix
 docs/calibration.md has what the covariances are worth, measured.
 """
 
+from stfm_ros.geometry.metric import DepthNoise, estimate_metric_pose
+from stfm_ros.geometry.noise import UNKNOWN_DIRECTION, UNKNOWN_ROTATION
 from stfm_ros.geometry.points import normalise_points, project_points
-from stfm_ros.geometry.relative import (
-    DEFAULTS,
-    UNKNOWN_DIRECTION,
-    UNKNOWN_ROTATION,
-    estimate_relative_pose,
-    no_pose,
-)
+from stfm_ros.geometry.relative import DEFAULTS, estimate_relative_pose, no_pose
 
 __all__ = [
     "DEFAULTS",
     "UNKNOWN_DIRECTION",
     "UNKNOWN_ROTATION",
+    "DepthNoise",
+    "estimate_metric_pose",
     "estimate_relative_pose",
     "no_pose",
     "normalise_points",

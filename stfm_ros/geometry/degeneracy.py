@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from stfm_ros.geometry.noise import NOISE_FLOOR_PX
-from stfm_ros.geometry.rays import Rays, displacement_px, unit
+from stfm_ros.geometry.rays import Rays, displacement_px, nearest_rotation, unit
 from stfm_ros.types import FloatArray
 
 
@@ -17,8 +17,7 @@ def fit_rotation(rays: Rays, R: FloatArray) -> FloatArray:
         shifts = displacement_px(rays, R)
         scale = max(float(np.median(shifts)), NOISE_FLOOR_PX)
         weights = 1 / (1 + (shifts / (2 * scale)) ** 2)
-        U, _, Vt = np.linalg.svd((unit1 * weights[:, None]).T @ unit0)
-        R = U @ np.diag([1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt
+        R = nearest_rotation((unit1 * weights[:, None]).T @ unit0)
     return R
 
 
@@ -60,7 +59,7 @@ def plane_motions(rays: Rays, H: FloatArray | None) -> list[tuple[FloatArray, Fl
     _, rotations, translations, normals = cv2.decomposeHomographyMat(H, np.eye(3))
     middle = rays.x0.mean(axis=0)
     return [
-        (np.asarray(R, np.float64), np.asarray(t, np.float64).ravel() / np.linalg.norm(t))
+        (nearest_rotation(R), np.asarray(t, np.float64).ravel() / np.linalg.norm(t))
         for R, t, normal in zip(rotations, translations, normals)
         if float(middle @ np.ravel(normal)) > 0 and np.linalg.norm(t) > 1e-9
     ]

@@ -12,8 +12,15 @@ import cv2
 import numpy as np
 
 from stfm_ros.config import PoseConfig
-from stfm_ros.geometry.noise import Estimate, estimate_covariance, noise_px, robust_cost, scale_px
-from stfm_ros.geometry.rays import Rays, angular, in_front, skew, squares, tangent, unit
+from stfm_ros.geometry.noise import (
+    UNKNOWN_DIRECTION,
+    UNKNOWN_ROTATION,
+    estimate_covariance,
+    noise_px,
+    robust_cost,
+    scale_px,
+)
+from stfm_ros.geometry.rays import Rays, angular, in_front, nearest_rotation, skew, squares, tangent, unit
 from stfm_ros.types import BoolArray, FloatArray
 
 #: a point's depth may leave what its noise allows by so many standard deviations
@@ -42,13 +49,17 @@ class Minimum:
 
 
 def robust_model(rays: Rays, config: PoseConfig) -> tuple[FloatArray, FloatArray] | None:
-    """R, t from an essential matrix by OpenCV's USAC, the sign of t by cheirality."""
+    """R, t from an essential matrix by OpenCV's USAC, the sign of t by cheirality.
+
+    Samples are drawn from the best matches first (PROSAC). After the refinement OpenCV's other samplers and PoseLib
+    end in the same minima; docs/calibration.md has figures.
+    """
     try:
         E, mask = cv2.findEssentialMat(
             rays.x0[:, :2].copy(),
             rays.x1[:, :2].copy(),
             np.eye(3),
-            cv2.USAC_DEFAULT,
+            cv2.USAC_PROSAC,
             config.confidence if config.confidence < 1.0 else 1.0 - 1e-9,
             config.inlier_px / rays.focal,
             config.max_iterations,
@@ -60,7 +71,7 @@ def robust_model(rays: Rays, config: PoseConfig) -> tuple[FloatArray, FloatArray
     R1, R2, t = cv2.decomposeEssentialMat(E[:3])
     inliers = rays.take(np.asarray(mask).ravel() > 0)
     direction = np.asarray(t, np.float64).ravel()
-    choices = [(np.asarray(R, np.float64), sign * direction) for R in (R1, R2) for sign in (1.0, -1.0)]
+    choices = [(nearest_rotation(R), sign * direction) for R in (R1, R2) for sign in (1.0, -1.0)]
     return max(choices, key=lambda choice: int(in_front(inliers, *choice).sum()))
 
 
@@ -129,12 +140,17 @@ def covariance_of(rays: Rays, best: Minimum, others: list[Minimum]) -> FloatArra
     R, t = best.R, best.t
     kept = rays.take(best.possible)
     residuals, jacobian, basis = linearise(kept, R, t)
-    estimate: Estimate = estimate_covariance(residuals[:, None], jacobian[:, None], kept.points0_px, best.scale_px)
+    estimate = estimate_covariance(residuals[:, None], jacobian[:, None], kept.points0_px, best.scale_px)
+    # what the matches leave open is known as well as by no match at all
+    unknown = np.sqrt([UNKNOWN_ROTATION] * 3 + [UNKNOWN_DIRECTION] * 2)
+    values, axes = np.linalg.eigh(estimate.covariance / np.outer(unknown, unknown))
+    axes, values = unknown[:, None] * axes, np.maximum(values, 0)
+    parameters = (axes * (values / (1 + values))) @ axes.T
     moved = np.zeros((6, 5))
     moved[:3, :3] = -R.T @ skew(t)
     moved[:3, 3:] = -R.T @ basis
     moved[3:, :3] = -R.T
-    covariance: FloatArray = moved @ estimate.covariance @ moved.T
+    covariance: FloatArray = moved @ parameters @ moved.T
     position = -R.T @ t
     for other in others:
         odds = float(np.exp(-max(other.cost - best.cost, 0.0) / (2 * estimate.variance)))

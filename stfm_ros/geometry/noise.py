@@ -12,6 +12,9 @@ import numpy as np
 
 from stfm_ros.types import FloatArray
 
+#: rad^2 an axis of a rotation nobody knows (uniform over SO(3)), and of a direction nobody knows
+UNKNOWN_ROTATION = (np.pi**2 / 3 + 2) / 3
+UNKNOWN_DIRECTION = 1 / 3
 #: floor of the match noise in px: below it quantisation and calibration rule, not the matches
 NOISE_FLOOR_PX = 0.1
 #: scale of the robust loss in standard deviations of the noise

@@ -146,3 +146,10 @@ def tangent(t: FloatArray) -> FloatArray:
     first = cross[int(np.argmin(np.abs(t)))]
     first = first / np.linalg.norm(first)
     return np.column_stack([first, cross @ first])
+
+
+def nearest_rotation(matrix: ArrayLike) -> FloatArray:
+    """The rotation (3, 3) nearest to a matrix; OpenCV's are orthonormal to single precision where E is degenerate."""
+    U, _, Vt = np.linalg.svd(np.asarray(matrix, np.float64))
+    rotation: FloatArray = U @ np.diag([1.0, 1.0, np.sign(np.linalg.det(U @ Vt))]) @ Vt
+    return rotation

@@ -7,13 +7,10 @@ import numpy as np
 from stfm_ros.config import PoseConfig
 from stfm_ros.geometry.degeneracy import fit_rotation, gric, homography, homography_px, plane_motions
 from stfm_ros.geometry.epipolar import Minimum, covariance_of, refine, robust_model, sampson_px
-from stfm_ros.geometry.noise import noise_px
+from stfm_ros.geometry.noise import UNKNOWN_DIRECTION, UNKNOWN_ROTATION, noise_px
 from stfm_ros.geometry.rays import Rays, angles, displacement_px
 from stfm_ros.types import BoolArray, Camera, FloatArray, Matches, PoseStatus, RelativePose
 
-#: rad^2 an axis of a rotation nobody knows (uniform over SO(3)), and of a direction nobody knows
-UNKNOWN_ROTATION = (np.pi**2 / 3 + 2) / 3
-UNKNOWN_DIRECTION = 1 / 3
 DEFAULTS = PoseConfig()
 
 
@@ -22,7 +19,7 @@ def estimate_relative_pose(
 ) -> RelativePose:
     """The motion between two images, with its covariance and what it is worth.
 
-    A robust essential matrix (USAC with local optimisation), then Levenberg-Marquardt on the
+    A robust essential matrix (USAC, best matches first), then Levenberg-Marquardt on the
     Sampson error weighted by each match's sigma. Deterministic. Never raises because of the matches and
     never returns NaN; what is wrong is said by ``status`` and ``reason``.
 

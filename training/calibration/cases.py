@@ -15,13 +15,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stfm_ros.matcher import Matcher
 from stfm_ros.types import BoolArray, ByteArray, Camera, Float32Array, FloatArray, Matches
+from stfm_training.photometric import augment
 from stfm_training.render import Scene, random_pair_views
-from stfm_training.supervision import MATCHED, View, grid, warp_by_depth
+from stfm_training.supervision import CELL, MATCHED, UNKNOWN, View, grid, warp_by_depth
 
 WIDTH, HEIGHT = 640, 480
 #: share of the grid that must be seen again
 MIN_SEEN = 0.25
+#: a match of the network further from the truth is an outlier
+RIGHT_PX = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +65,8 @@ class Case:
         camera: of both images.
         T_0to1: (4, 4) the true motion.
         depth0: (H, W) float32 metres with the noise of a sensor, 0 where it gave none; None where there is no sensor.
-        right: (n,) False for an outlier.
+        right: (n,) False for an outlier, and where nothing is known of the truth.
+        errors_px: (n, 2) of the points of image 1; NaN where nothing is known.
     """
 
     matches: Matches
@@ -69,6 +74,7 @@ class Case:
     T_0to1: FloatArray
     depth0: Float32Array | None
     right: BoolArray
+    errors_px: FloatArray
 
 
 def rendered_views(rng: np.random.Generator, baseline: float, textures: Sequence[ByteArray] = ()) -> Views:
@@ -81,8 +87,10 @@ def rendered_views(rng: np.random.Generator, baseline: float, textures: Sequence
         for _ in range(4):
             T0, T1 = random_pair_views(scene, rng, camera, rng.uniform(0.1, 0.6))
             depth0 = scene.depth(camera, T0)
+            if np.linalg.norm(_place(T1) - _place(T0)) < 1e-6:  # a scene too crowded to move in
+                continue
             T1 = _at_distance(T0, T1, baseline * float(np.median(depth0[depth0 > 0])))
-            if T1 is None or not scene.is_free(_place(T1)):
+            if not scene.is_free(_place(T1)):
                 continue
             depth1 = scene.depth(camera, T1)
             warp = warp_by_depth(depth0, View(camera), depth1, View(camera), T1 @ np.linalg.inv(T0))
@@ -120,7 +128,28 @@ def noisy_case(
         views.T_0to1,
         _sensed(views.depths[0], rng, depth_noise),
         right,
+        points1 - views.points1[index],
     )
+
+
+def network_case(views: Views, rng: np.random.Generator, matcher: Matcher, depth_noise: float = 0.01) -> Case:
+    """What a network matches on the views' pictures, which differ in light, exposure and noise."""
+    light = views.scene.relight(rng) if rng.random() < 0.4 else None
+    pictures = (
+        views.scene.render(views.camera, views.T_world[0]).image,
+        views.scene.render(views.camera, views.T_world[1], light).image,
+    )
+    image0, image1 = (augment(picture, rng, 0.5 * rng.random()) for picture in pictures)
+    matches = matcher.match(image0, image1)
+    view = View(views.camera)
+    warp = warp_by_depth(views.depths[0], view, views.depths[1], view, views.T_0to1)
+    column, row = np.rint(matches.keypoints0.T / CELL).astype(int)
+    cell = row * (WIDTH // CELL) + column
+    errors = (matches.keypoints1 - warp.points[cell]).astype(np.float64)
+    errors[warp.state[cell] == UNKNOWN] = np.nan
+    right = (warp.state[cell] == MATCHED) & (np.hypot(errors[:, 0], errors[:, 1]) < RIGHT_PX)
+    depth0 = _sensed(views.depths[0], rng, depth_noise)
+    return Case(matches, views.camera, views.T_0to1, depth0, right, errors)
 
 
 def _sensed(depth: Float32Array, rng: np.random.Generator, noise: float) -> Float32Array:
@@ -132,14 +161,12 @@ def _sensed(depth: Float32Array, rng: np.random.Generator, noise: float) -> Floa
     return np.asarray(sensed, np.float32)
 
 
-def _at_distance(T0: FloatArray, T1: FloatArray, baseline_m: float) -> FloatArray | None:
-    """View 1 moved along its own baseline to a given length; None where there is none."""
+def _at_distance(T0: FloatArray, T1: FloatArray, baseline_m: float) -> FloatArray:
+    """View 1 moved along its own baseline to a given length."""
     place0, place1 = _place(T0), _place(T1)
-    length = float(np.linalg.norm(place1 - place0))
-    if length < 1e-6:
-        return None
-    moved = T1.copy()
-    moved[:3, 3] = -T1[:3, :3] @ (place0 + (place1 - place0) * baseline_m / length)
+    moved = np.eye(4)
+    moved[:3, :3] = T1[:3, :3]
+    moved[:3, 3] = -T1[:3, :3] @ (place0 + (place1 - place0) * baseline_m / float(np.linalg.norm(place1 - place0)))
     return moved
 
 

@@ -6,6 +6,7 @@ of freedom: its mean is d, and 68 % and 95 % of it lie below that distribution's
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -55,6 +56,16 @@ def coverage(squares: ArrayLike, dof: int) -> Coverage:
     return Coverage(len(values), dof, covered, float(values.mean()), float(np.median(values)), dof)
 
 
+def probability(squares: ArrayLike, dof: int) -> FloatArray:
+    """(n,) chi2's distribution function at squared errors: uniform in [0, 1] where the covariance is honest."""
+    x = np.asarray(squares, np.float64).ravel()
+    if dof == 2:
+        below: FloatArray = 1 - np.exp(-x / 2)
+        return below
+    normal = np.array([math.erf(math.sqrt(value / 2)) for value in x])
+    return normal if dof == 1 else normal - np.sqrt(2 * x / np.pi) * np.exp(-x / 2)
+
+
 @dataclass(frozen=True)
 class PoseErrors:
     """One pose against the truth.
@@ -63,7 +74,7 @@ class PoseErrors:
         rotation_nees: 3 dimensions.
         translation_nees: 2 dimensions for a direction, 3 where metric.
         rotation_deg, translation: sizes of the errors; the latter in degrees, or in metres where metric.
-        rotation_axes, translation_axes: errors along the axes of the covariance's ellipsoid, in its standard deviations.
+        rotation_axes, translation_axes: errors along the axes of the covariance's ellipsoid, in deviations.
     """
 
     rotation_nees: float

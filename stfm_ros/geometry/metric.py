@@ -1,0 +1,292 @@
+"""Relative pose in metres, where the reference image has depth.
+
+Points of image 0 are lifted by their depth and seen in image 1 (PnP). A residual's covariance is that of the match,
+plus that of the depth along the line on which the point moves in image 1 when its depth changes: noise of depth counts
+for little where the baseline is short, as it should.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from stfm_ros.config import PoseConfig
+from stfm_ros.errors import ImageError
+from stfm_ros.geometry.noise import SCALE, estimate_covariance, noise_px, robust_cost
+from stfm_ros.geometry.rays import Rays, angles, skew
+from stfm_ros.geometry.relative import DEFAULTS, estimate_relative_pose
+from stfm_ros.types import BoolArray, Camera, Float32Array, FloatArray, Matches, PoseStatus, RelativePose
+
+#: depth that differs by more than this share from a pixel to its neighbours lies on an edge and is left out
+EDGE = 0.05
+#: so few inliers with depth still give the scale of a two-view pose
+MIN_SCALE_POINTS = 5
+#: points whose extent is below this share of their distance in all but one direction lie on a line
+LINE = 0.01
+
+
+@dataclass(frozen=True)
+class DepthNoise:
+    """Standard deviation of a depth z in metres: ``offset_m + share z + quadratic z^2``.
+
+    The defaults suit a time-of-flight camera; a stereo camera has ``quadratic = disparity noise / (focal baseline)``,
+    structured light of the Kinect's kind about 0.0015.
+    """
+
+    offset_m: float = 0.002
+    share: float = 0.005
+    quadratic: float = 0.0
+
+    def sigma_m(self, depth_m: FloatArray) -> FloatArray:
+        """(n,) of depths (n,)."""
+        sigma: FloatArray = self.offset_m + self.share * depth_m + self.quadratic * depth_m**2
+        return sigma
+
+
+NOISE = DepthNoise()
+
+
+def estimate_metric_pose(
+    matches: Matches,
+    camera0: Camera | None,
+    camera1: Camera | None,
+    depth0: Float32Array | None,
+    config: PoseConfig = DEFAULTS,
+    noise: DepthNoise = NOISE,
+) -> RelativePose:
+    """The motion between two images in metres, with its covariance, from the depth of image 0.
+
+    Random samples of three points (P3P), then Levenberg-Marquardt on the reprojection errors weighted by each
+    match's sigma and its depth's. Low parallax, a plane and a pure rotation are no degenerate cases here: the
+    translation is then small or well known, and the covariance says how well. Deterministic; never NaN.
+
+    Args:
+        matches: best first, pixels of the received images.
+        camera0, camera1: calibrations; without one there is no pose (``NO_CAMERA_INFO``).
+        depth0: (H, W) metres along the optical axis, pixel-aligned with image 0 (as received, distortion and all),
+            0 or not finite where there is none; None where there is no depth at all.
+        config: thresholds.
+        noise: of the depth.
+
+    Returns:
+        ``metric`` is true where ``t`` is in metres. With too few depths the two-view pose of
+        :func:`stfm_ros.geometry.estimate_relative_pose`, its length from those depths where there are at least
+        MIN_SCALE_POINTS; ``reason`` says so. A camera that stands still is ``STATIC`` as there.
+
+    Raises:
+        ImageError: the depth is not of the size of camera 0's image.
+    """
+    if depth0 is None or camera0 is None or camera1 is None:
+        return estimate_relative_pose(matches, camera0, camera1, config)
+    if depth0.shape != (camera0.height, camera0.width):
+        raise ImageError(
+            f"the depth is {depth0.shape[1]}x{depth0.shape[0]}, image 0 is {camera0.width}x{camera0.height}: give "
+            "depth registered to the colour image (aligned_depth_to_color), of its size"
+        )
+    points = _Points.of(Rays.of(matches, camera0, camera1), matches, depth0, noise)
+    if points.stands_still(config):
+        return estimate_relative_pose(matches, camera0, camera1, config)
+    if len(points) < config.min_inliers:
+        why = f"{len(points)} matches with depth, fewer than {config.min_inliers}"
+        return _two_view(matches, camera0, camera1, points, config, why)
+    start = _robust_pose(points, config)
+    if start is None:
+        return _two_view(matches, camera0, camera1, points, config, "no pose explains the matches with depth")
+    limit = points.limit(config.inlier_px)
+    R, t, scale = _refine(points, *start, limit)
+    residuals, jacobian = points.linearise(R, t)
+    inliers: BoolArray = np.asarray((np.abs(residuals) < limit).all(axis=1))
+    count = int(inliers.sum())
+    if count < config.min_inliers or _on_a_line(points.X0[inliers]):
+        why = f"{count} matches with depth agree on a pose, fewer than {config.min_inliers}"
+        why = why if count < config.min_inliers else f"{count} matches with depth lie on a line"
+        return _two_view(matches, camera0, camera1, points, config, why)
+    estimate = estimate_covariance(residuals, jacobian, points.rays.points0_px, scale)
+    moved = np.zeros((6, 6))
+    moved[:3, :3], moved[:3, 3:], moved[3:, :3] = -R.T @ skew(t), -R.T, -R.T
+    covariance = moved @ estimate.covariance @ moved.T
+    kept = points.rays.take(inliers)
+    parallax = float(np.degrees(np.median(angles(kept.x0 @ R.T, kept.x1))))
+    reason = f"{count} inliers of {len(points)} matches with depth, {np.linalg.norm(t):.3f} m"
+    mask = points.rays.mask(inliers, len(matches))
+    symmetric = (covariance + covariance.T) / 2
+    return RelativePose(R, t, symmetric, mask, PoseStatus.OK, reason, parallax, metric=True)
+
+
+# -- the steps ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Matches with depth.
+
+    Attributes:
+        rays: of them.
+        sigma_px: (m,) of image 1, an axis.
+        X0: (m, 3) metres in camera 0.
+        sigma_z: (m,) metres, of their depth.
+        shift_px: median displacement of all matches, with and without depth.
+    """
+
+    rays: Rays
+    sigma_px: FloatArray
+    X0: FloatArray
+    sigma_z: FloatArray
+    shift_px: float
+
+    def __len__(self) -> int:
+        return len(self.rays)
+
+    @staticmethod
+    def of(rays: Rays, matches: Matches, depth0: Float32Array, noise: DepthNoise) -> _Points:
+        shifts = matches.keypoints1[rays.index] - matches.keypoints0[rays.index]
+        shift_px = float(np.median(np.hypot(shifts[:, 0], shifts[:, 1]))) if len(rays) else 0.0
+        typical = float(np.median(matches.sigma[rays.index])) if len(rays) else 1.0
+        depth = _depth_at(depth0, rays.points0_px)
+        known = depth > 0
+        rays, depth = rays.take(known), depth[known]
+        return _Points(rays, rays.sigma * typical, rays.x0 * depth[:, None], noise.sigma_m(depth), shift_px)
+
+    def stands_still(self, config: PoseConfig) -> bool:
+        """Whether the two-view estimate has to say STATIC, or could."""
+        return self.shift_px < config.static_px
+
+    def limit(self, inlier_px: float) -> float:
+        """Of a weighted residual of an inlier: two axes, of which the Sampson error sees one, shared by two images."""
+        return max(float(np.sqrt(2) * inlier_px / np.median(self.sigma_px)), 1.0)
+
+    def linearise(self, R: FloatArray, t: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Reprojection errors (m, 2) in standard deviations, and their derivatives (m, 2, 6) by ``(w, d)``.
+
+        The covariance of each is ``sigma^2 I + sigma_z^2 g g^T``, ``g`` being how the point moves with its depth.
+        """
+        turned = self.X0 @ R.T
+        X1 = turned + t
+        z = np.where(X1[:, 2] > 1e-6, X1[:, 2], 1e-6)
+        seen = X1[:, :2] / z[:, None]
+        by_point = np.zeros((len(self), 2, 3))
+        by_point[:, 0, 0] = by_point[:, 1, 1] = 1 / z
+        by_point[:, :, 2] = -seen / z[:, None]
+        by_point /= self.rays.pixel1[:, None, None]
+        errors = (seen - self.rays.x1[:, :2]) / self.rays.pixel1[:, None]
+        errors[X1[:, 2] <= 1e-6] = 1e6  # behind the camera
+        along = (by_point @ (self.rays.x0 @ R.T)[:, :, None])[..., 0] * self.sigma_z[:, None]
+        covariance = along[:, :, None] * along[:, None, :] + (self.sigma_px**2)[:, None, None] * np.eye(2)
+        whiten = np.linalg.inv(np.linalg.cholesky(covariance))
+        by_turn = np.zeros((len(self), 3, 3))  # d(w x X) / dw = -[X]x
+        x, y, w = turned.T
+        by_turn[:, 0, 1], by_turn[:, 0, 2], by_turn[:, 1, 2] = w, -y, x
+        by_turn -= by_turn.transpose(0, 2, 1)
+        jacobian = np.concatenate([by_point @ by_turn, by_point], axis=2)
+        return (whiten @ errors[:, :, None])[..., 0], whiten @ jacobian
+
+
+def _depth_at(depth0: Float32Array, points_px: FloatArray) -> FloatArray:
+    """(m,) depth of the nearest pixel; 0 outside, where there is none, and on an edge of depth."""
+    height, width = depth0.shape
+    column, row = np.rint(points_px).astype(np.int64).T
+    inside = (column >= 0) & (row >= 0) & (column < width) & (row < height)
+    column, row = column.clip(0, width - 1), row.clip(0, height - 1)
+    depth = depth0[row, column].astype(np.float64)
+    known = inside & np.isfinite(depth) & (depth > 0)
+    for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+        near = depth0[(row + dy).clip(0, height - 1), (column + dx).clip(0, width - 1)]
+        with np.errstate(invalid="ignore"):  # depth that is not finite is not known already
+            known &= ~(np.isfinite(near) & (near > 0) & (np.abs(near - depth) > EDGE * depth))
+    return np.where(known, depth, 0.0)
+
+
+def _robust_pose(points: _Points, config: PoseConfig) -> tuple[FloatArray, FloatArray] | None:
+    """R, t by random samples of three points; the threshold leaves room for the noise of depth."""
+    cv2.setRNGSeed(0)
+    try:
+        found, turn, t, _ = cv2.solvePnPRansac(
+            points.X0[:, None],
+            points.rays.x1[:, None, :2].copy(),
+            np.eye(3),
+            None,
+            flags=cv2.SOLVEPNP_P3P,
+            iterationsCount=config.max_iterations,
+            reprojectionError=2 * config.inlier_px / points.rays.focal,
+            confidence=min(config.confidence, 1.0 - 1e-9),
+        )
+    except cv2.error:  # degenerate samples
+        return None
+    if not found or not (np.isfinite(turn).all() and np.isfinite(t).all()):
+        return None
+    return np.asarray(cv2.Rodrigues(turn)[0], np.float64), np.asarray(t, np.float64).ravel()
+
+
+def _refine(points: _Points, R: FloatArray, t: FloatArray, limit: float) -> tuple[FloatArray, FloatArray, float]:
+    """R, t at the minimum of the robust loss and its scale, which follows the noise."""
+    R, t = _levenberg_marquardt(points, R, t, limit, rounds=6)
+    scale = limit
+    for _ in range(2):
+        scale = float(np.clip(SCALE * noise_px(points.linearise(R, t)[0], limit), 0.1 * limit, 1.5 * limit))
+        R, t = _levenberg_marquardt(points, R, t, scale)
+    return R, t, scale
+
+
+def _levenberg_marquardt(
+    points: _Points, R: FloatArray, t: FloatArray, scale: float, rounds: int = 12
+) -> tuple[FloatArray, FloatArray]:
+    damping = 1e-4
+    residuals, jacobian = points.linearise(R, t)
+    cost = robust_cost(residuals, scale)
+    for _ in range(rounds):
+        rows, flat = jacobian.reshape(-1, 6), residuals.ravel()
+        weighted = rows * (1 / (1 + (flat / scale) ** 2) ** 2)[:, None]
+        information = weighted.T @ rows
+        damped = information + damping * np.diag(np.diag(information) + 1e-12)
+        step = -np.linalg.lstsq(damped, weighted.T @ flat, rcond=None)[0]
+        R_new, t_new = np.asarray(cv2.Rodrigues(step[:3])[0]) @ R, t + step[3:]
+        residuals_new, jacobian_new = points.linearise(R_new, t_new)
+        cost_new = robust_cost(residuals_new, scale)
+        gain = cost - cost_new
+        if gain > 0:
+            R, t, residuals, jacobian, cost = R_new, t_new, residuals_new, jacobian_new, cost_new
+        if abs(gain) <= 1e-9 * cost:
+            break
+        damping *= 0.1 if gain > 0 else 10.0
+    return R, t
+
+
+def _on_a_line(X0: FloatArray) -> bool:
+    """Whether points (m, 3) leave the turn about a line through them open."""
+    extents = np.linalg.svd(X0 - X0.mean(axis=0), compute_uv=False) / np.sqrt(len(X0))
+    return bool(extents[1] < LINE * np.median(np.linalg.norm(X0, axis=1)))
+
+
+def _two_view(
+    matches: Matches, camera0: Camera, camera1: Camera, points: _Points, config: PoseConfig, why: str
+) -> RelativePose:
+    """The two-view pose, in metres where some of its inliers have depth."""
+    pose = estimate_relative_pose(matches, camera0, camera1, config)
+    if not pose.status.has_translation:
+        return replace(pose, reason=f"{pose.reason}; {why}")
+    agree = pose.inliers[points.rays.index]
+    scaled = _scale(points, agree, pose.R, pose.t) if np.count_nonzero(agree) >= MIN_SCALE_POINTS else None
+    if scaled is None:
+        return replace(pose, reason=f"{pose.reason}; no metric scale: {why}")
+    length, deviation = scaled
+    position = -pose.R.T @ pose.t
+    by_unit = np.diag([length] * 3 + [1.0] * 3)
+    covariance = by_unit @ pose.covariance @ by_unit
+    covariance[:3, :3] += deviation**2 * np.outer(position, position)
+    reason = f"{pose.reason}; scale from {np.count_nonzero(agree)} depths: {why}"
+    return replace(pose, t=length * pose.t, covariance=covariance, reason=reason, metric=True)
+
+
+def _scale(points: _Points, agree: BoolArray, R: FloatArray, t: FloatArray) -> tuple[float, float] | None:
+    """Length of the baseline in metres and its standard deviation; None where the depths do not give one."""
+    rays = points.rays.take(agree)
+    turned = points.X0[agree] @ R.T  # x1 x (R X0 + s t) = 0
+    a, b = np.cross(rays.x1, turned), np.cross(rays.x1, t)
+    lengths = -np.sum(a * b, axis=1) / np.maximum(np.sum(b * b, axis=1), 1e-18)
+    length = float(np.median(lengths))
+    deviation = 1.4826 * float(np.median(np.abs(lengths - length))) * 1.2533 / np.sqrt(len(lengths))
+    share = float(np.median(points.sigma_z[agree] / points.X0[agree, 2])) / np.sqrt(len(lengths))
+    deviation = max(deviation, share * length)
+    return (length, deviation) if np.isfinite(length) and length > 3 * deviation > 0 else None

@@ -1,0 +1,178 @@
+"""The study: cases by the hundred, their poses, and how often the intervals held the truth.
+
+Each case depends on the study's seed and its own number. Poses that the estimator itself does not call good
+(FEW_MATCHES, ROTATION_ONLY ...) claim no translation; they are counted, not covered.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stfm_ros.config import PoseConfig
+from stfm_ros.geometry import DepthNoise, estimate_metric_pose, estimate_relative_pose
+from stfm_ros.matcher import Matcher
+from stfm_ros.pairs import Sampling, sample_pairs
+from stfm_ros.posed_bag import PosedBag
+from stfm_ros.types import ByteArray, FloatArray, RelativePose
+from stfm_training.calibration.cases import Case, network_case, noisy_case, rendered_views
+from stfm_training.calibration.coverage import Coverage, coverage, pose_errors
+
+BASELINES = (0.03, 0.06, 0.12, 0.25, 0.5)
+NETWORK_BASELINES = (0.05, 0.1, 0.2, 0.4)
+NOISES_PX = (0.25, 0.5, 1.0)
+OUTLIERS = (0.0, 0.15, 0.3)
+DEPTH_NOISE = 0.01
+#: of the truth of a recording: what a residual of a pixel or so of its own poses (median of SIFT matches lifted by
+#: depth, 0.9 to 1.6 px) amounts to
+TRUTH_ROTATION_DEG = 0.14
+TRUTH_POSITION_M = 0.005
+POSE = PoseConfig()
+
+Step = Callable[[int, int], None]
+#: rows of one quantity: its degrees of freedom, and the squared errors in units of the covariance
+Squares = dict[str, tuple[int, list[float]]]
+
+
+@dataclass
+class Tally:
+    """What was found on a set of cases.
+
+    Attributes:
+        name: of the set.
+        squares: by quantity.
+        groups: the same by level of each factor, e.g. ``baseline 0.1``.
+        status: how many poses of each.
+        sizes: of the errors: degrees; metres for metric translation.
+    """
+
+    name: str
+    squares: Squares = field(default_factory=dict)
+    groups: dict[str, Squares] = field(default_factory=dict)
+    status: Counter[str] = field(default_factory=Counter)
+    sizes: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, quantity: str, dof: int, values: Sequence[float] | FloatArray, groups: Sequence[str] = ()) -> None:
+        """More squared errors of a quantity, in units of their covariance."""
+        for squares in (self.squares, *(self.groups.setdefault(group, {}) for group in groups)):
+            squares.setdefault(quantity, (dof, []))[1].extend(float(value) for value in values)
+
+    def add_pose(self, pose: RelativePose, T_0to1: FloatArray, groups: Sequence[str] = ()) -> None:
+        """A pose against the truth, if it claims one."""
+        kind = "metric " if pose.metric else ""
+        self.status[f"{kind}{pose.status.name}"] += 1
+        if not pose.status.has_translation:
+            return
+        errors = pose_errors(pose, T_0to1)
+        where = "position" if pose.metric else "direction"
+        self.add(f"{kind}rotation", 3, [errors.rotation_nees], groups)
+        self.add(f"{kind}{where}", len(errors.translation_axes), [errors.translation_nees], groups)
+        self.sizes.setdefault(f"{kind}rotation", []).append(errors.rotation_deg)
+        self.sizes.setdefault(f"{kind}{where}", []).append(errors.translation)
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "status": dict(self.status),
+            "coverage": {name: _row(coverage(values, dof)) for name, (dof, values) in self.squares.items()},
+            "median_error": {name: float(np.median(values)) for name, values in self.sizes.items()},
+            "groups": {
+                group: {name: _row(coverage(values, dof)) for name, (dof, values) in squares.items()}
+                for group, squares in self.groups.items()
+            },
+        }
+
+
+def synthetic(count: int, seed: int, progress: Step | None = None) -> Tally:
+    """Points of rendered scenes with Gaussian noise of known sigma, by baseline, noise and outliers."""
+    tally = Tally("synthetic")
+    for number, (case, groups) in enumerate(synthetic_cases(count, seed), start=1):
+        tally.add_pose(estimate_relative_pose(case.matches, case.camera, case.camera, POSE), case.T_0to1, groups)
+        noise = DepthNoise(0.0, DEPTH_NOISE)
+        metric = estimate_metric_pose(case.matches, case.camera, case.camera, case.depth0, POSE, noise)
+        tally.add_pose(metric, case.T_0to1, groups)
+        if progress:
+            progress(number, count)
+    return tally
+
+
+def synthetic_cases(count: int, seed: int) -> Iterator[tuple[Case, tuple[str, ...]]]:
+    """Cases and the names of their levels; two from each scene."""
+    levels = np.stack(np.meshgrid(BASELINES, NOISES_PX, OUTLIERS, indexing="ij"), -1).reshape(-1, 3)
+    levels = np.random.default_rng(0).permutation(levels)  # so that few cases have a bit of each
+    for number in range(count):
+        rng = np.random.default_rng([seed, 1, number])
+        if number % 2 == 0:
+            baseline, *level = levels[(number // 2) % len(levels)].tolist()
+            views = rendered_views(rng, baseline)
+        else:
+            level = levels[int(rng.integers(len(levels))), 1:].tolist()
+        noise_px, outliers = level
+        matches = int(np.exp(rng.uniform(np.log(60), np.log(1000))))
+        case = noisy_case(views, rng, noise_px, matches, outliers, DEPTH_NOISE)
+        yield case, (f"baseline {baseline:g}", f"noise {noise_px:g} px", f"outliers {outliers:g}")
+
+
+def network(
+    matcher: Matcher, textures: Sequence[ByteArray], count: int, seed: int, progress: Step | None = None
+) -> Tally:
+    """The network's own matches on pictures of rendered scenes."""
+    tally = Tally("network")
+    for number in range(count):
+        rng = np.random.default_rng([seed, 2, number])
+        baseline = NETWORK_BASELINES[number % len(NETWORK_BASELINES)]
+        case = network_case(rendered_views(rng, baseline, textures), rng, matcher, DEPTH_NOISE)
+        groups = (f"baseline {baseline:g}",)
+        tally.add_pose(estimate_relative_pose(case.matches, case.camera, case.camera, POSE), case.T_0to1, groups)
+        noise = DepthNoise(0.0, DEPTH_NOISE)
+        metric = estimate_metric_pose(case.matches, case.camera, case.camera, case.depth0, POSE, noise)
+        tally.add_pose(metric, case.T_0to1, groups)
+        right = case.right
+        tally.add("sigma", 1, ((case.errors_px[right] / case.matches.sigma[right, None]) ** 2).ravel(), groups)
+        if progress:
+            progress(number + 1, count)
+    return tally
+
+
+def recorded(matcher: Matcher, bag: Path, count: int, seed: int, progress: Step | None = None) -> Tally:
+    """Pairs of a recording with poses and depth.
+
+    Its truth errs too: *plain* takes it as exact, *with truth's noise* adds TRUTH_ROTATION_DEG and TRUTH_POSITION_M.
+    """
+    tally = Tally("recorded")
+    rotation, position = np.radians(TRUTH_ROTATION_DEG) ** 2, TRUTH_POSITION_M**2
+    with PosedBag(bag) as source:
+        pairs = sample_pairs(source, Sampling(count=count, seed=seed))
+        for number, pair in enumerate(pairs, start=1):
+            camera0, camera1 = pair.cameras
+            matches = matcher.match(*pair.images)
+            length = float(np.linalg.norm(pair.T_0to1[:3, 3]))
+            for pose, unit in (
+                (estimate_relative_pose(matches, camera0, camera1, POSE), length),
+                (estimate_metric_pose(matches, camera0, camera1, pair.depths[0], POSE), 1.0),
+            ):
+                tally.add_pose(pose, pair.T_0to1, ("plain",))
+                if pose.status.has_translation:
+                    widened = pose.covariance + np.diag([position / unit**2] * 3 + [rotation] * 3)
+                    errors = pose_errors(_with_covariance(pose, widened), pair.T_0to1)
+                    kind, where = ("metric ", "position") if pose.metric else ("", "direction")
+                    squares = tally.groups.setdefault("with truth's noise", {})
+                    squares.setdefault(f"{kind}rotation", (3, []))[1].append(errors.rotation_nees)
+                    dof = len(errors.translation_axes)
+                    squares.setdefault(f"{kind}{where}", (dof, []))[1].append(errors.translation_nees)
+            if progress:
+                progress(number, len(pairs))
+    return tally
+
+
+def _with_covariance(pose: RelativePose, covariance: FloatArray) -> RelativePose:
+    return RelativePose(pose.R, pose.t, covariance, pose.inliers, pose.status, pose.reason, metric=pose.metric)
+
+
+def _row(one: Coverage) -> dict[str, Any]:
+    return {**asdict(one), "honest": one.honest}
