@@ -22,6 +22,9 @@ ARGUMENTS = {
     "log_level": ("info", "debug, info, warn, error or fatal."),
     "autostart": ("true", "Configure and activate at start; false waits for a lifecycle manager."),
     "image": ("image", "Topic of the images; compressed ones are expected on <image>/compressed."),
+    "depth": ("depth", "Topic of the aligned depth, where odometry.scale is depth."),
+    "odometry": ("scale/odometry", "Topic of another odometry, where odometry.scale is odometry."),
+    "twist": ("scale/twist", "Topic of a twist, where odometry.scale is twist."),
     "camera_info": ("camera_info", "Topic of the calibration; when left alone, camera_info beside the image topic."),
 }
 
@@ -41,7 +44,13 @@ def generate_launch_description() -> LaunchDescription:
                 "node.autostart": ParameterValue(value["autostart"], value_type=bool),
             },
         ],
-        remappings=[("image", value["image"]), ("camera_info", value["camera_info"])],
+        remappings=[
+            ("image", value["image"]),
+            ("camera_info", value["camera_info"]),
+            ("depth", value["depth"]),
+            ("scale/odometry", value["odometry"]),
+            ("scale/twist", value["twist"]),
+        ],
         arguments=["--ros-args", "--log-level", value["log_level"]],
         output="screen",
     )

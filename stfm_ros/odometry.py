@@ -75,7 +75,7 @@ class Odometer:
         camera_in_base: (4, 4) camera (optical) to base; None where the body is the camera itself.
 
     Attributes:
-        config: may be replaced at any time.
+        config, pose_config: may be replaced at any time.
         gaps: how often the chain was interrupted.
         restarts: how often it began anew, since the stamps jumped back or it was asked to.
     """
@@ -90,7 +90,7 @@ class Odometer:
         self.config = config
         self.gaps = 0
         self.restarts = 0
-        self._static_px = (pose or PoseConfig()).static_px
+        self.pose_config = pose or PoseConfig()
         self._camera_in_body = np.eye(4) if camera_in_base is None else camera_in_base
         self._origin = OPTICAL_IN_BODY if camera_in_base is None else np.eye(4)
         self._begin()
@@ -152,7 +152,7 @@ class Odometer:
         if placed.length:
             covariance[:3, :3] += (placed.share * placed.length) ** 2 * np.outer(direction, direction)
         else:  # it may have moved by what cannot be seen
-            unseen = self._static_px / float(camera.K[0, 0]) * (placed.depth or _FAR)
+            unseen = self.pose_config.static_px / float(camera.K[0, 0]) * (placed.depth or _FAR)
             covariance[:3, :3] = np.diag([unseen**2] * 3)
         nothing, T = np.zeros((6, 6)), self._camera_in_body
         return compose(*compose(T, nothing, motion, covariance), inverse(T), nothing)

@@ -1,10 +1,10 @@
 """Where the length of a motion comes from, which one camera cannot see (``odometry.scale``).
 
-A source is given its messages as they come in, and then makes metric what it can of a relative pose; of the rest it
-says why not, in the pose's reason. Messages are those of ROS, live or recorded; they may come after the image they
+A source is given its messages as they come in, and estimates relative poses in metres where it can; of the rest it says
+why not, in the pose's reason. Messages are those of ROS, live or recorded; they may come after the image they
 belong to, from another thread.
 
-    depth      aligned depth images: the depth of the reference's matches
+    depth      aligned depth images: the depth of the reference's matches (PnP)
     odometry   nav_msgs/Odometry of another sensor: how far the camera moved between the two stamps
     twist      geometry_msgs/TwistStamped of the body, integrated between the two stamps
 """
@@ -20,10 +20,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stfm_ros.chain import homogeneous, triangulate
-from stfm_ros.config import OdometryConfig
+from stfm_ros.config import OdometryConfig, PoseConfig
 from stfm_ros.errors import ImageError
-from stfm_ros.geometry import normalise_points
+from stfm_ros.geometry import estimate_metric_pose, estimate_relative_pose
 from stfm_ros.images import decode_depth
 from stfm_ros.messages import stamp_ns
 from stfm_ros.motion import exponential, inverse, logarithm
@@ -34,8 +33,6 @@ from stfm_ros.types import Camera, Float32Array, FloatArray, Matches, RelativePo
 HISTORY = 20_000
 #: depth images that are kept, beside that of the reference
 DEPTHS = 30
-#: fewer matches with depth than this tell no length
-MIN_DEPTHS = 8
 #: a stamp further back than this is another run; a smaller step back is a message out of order
 _ANEW_NS = 1_000_000_000
 #: standard deviation of a length, in metres, below which no sensor's slip or rounding is seen
@@ -47,14 +44,14 @@ class Pair:
     """The two images of a relative pose: 0 is the reference."""
 
     matches: Matches
-    camera0: Camera
-    camera1: Camera
+    camera0: Camera | None
+    camera1: Camera | None
     stamp0_ns: int
     stamp1_ns: int
 
 
 class ScaleSource(Protocol):
-    """Makes relative poses metric. Safe to use from any thread."""
+    """Estimates relative poses, metric where it can. Safe to use from any thread."""
 
     config: OdometryConfig
     camera_in_base: FloatArray | None
@@ -69,8 +66,8 @@ class ScaleSource(Protocol):
     def remember(self, stamp_ns: int) -> None:
         """The image of this stamp is the reference from now on."""
 
-    def scaled(self, pose: RelativePose, pair: Pair) -> RelativePose:
-        """The pose in metres, or as it is, with the reason why."""
+    def estimate(self, pair: Pair, config: PoseConfig) -> RelativePose:
+        """The pose in metres, or without a length, with the reason why."""
 
 
 def with_length(pose: RelativePose, length_m: float, sigma_m: float, source: str) -> RelativePose:
@@ -102,8 +99,9 @@ class _Motion:
     def remember(self, stamp_ns: int) -> None:
         """Nothing: the history is long enough."""
 
-    def scaled(self, pose: RelativePose, pair: Pair) -> RelativePose:
+    def estimate(self, pair: Pair, config: PoseConfig) -> RelativePose:
         """See :class:`ScaleSource`."""
+        pose = estimate_relative_pose(pair.matches, pair.camera0, pair.camera1, config)
         if not pose.status.has_translation:
             return pose
         start, end = self._at(pair.stamp0_ns), self._at(pair.stamp1_ns)
@@ -213,28 +211,20 @@ class DepthScale:
         except ImageError:  # told when it is needed
             return
 
-    def scaled(self, pose: RelativePose, pair: Pair) -> RelativePose:
+    def estimate(self, pair: Pair, config: PoseConfig) -> RelativePose:
         """See :class:`ScaleSource`."""
-        if not pose.status.has_translation:
-            return pose
         try:
             depth = self._depth(pair.stamp0_ns)
-        except ImageError as fault:
-            return _without(pose, str(fault))
-        if depth is None:
-            return _without(
-                pose,
+            if depth is not None:
+                return estimate_metric_pose(pair.matches, pair.camera0, pair.camera1, depth, config)
+            why = (
                 f"no depth image within {self.config.depth_slop_s:g} s of the reference's stamp "
-                "(odometry.depth_slop_s); check its topic and that its stamps are the image's",
+                "(odometry.depth_slop_s); check its topic and that its stamps are the image's"
             )
-        size = depth.shape[1], depth.shape[0]
-        if size != (pair.camera0.width, pair.camera0.height):
-            return _without(
-                pose,
-                f"the depth image is of {size[0]}x{size[1]}, the image of {pair.camera0.width}x{pair.camera0.height}: "
-                "expected depth that is aligned to the image (depth_image_proc/register)",
-            )
-        return by_depth(pose, pair, depth)
+        except ImageError as fault:
+            why = str(fault)
+        pose = estimate_relative_pose(pair.matches, pair.camera0, pair.camera1, config)
+        return _without(pose, why) if pose.status.has_translation else pose
 
     def _depth(self, stamp: int) -> Float32Array | None:
         if self._kept is not None and self._kept[0] == stamp:
@@ -246,33 +236,6 @@ class DepthScale:
         depth = decode_depth(nearest[1])
         self._kept = stamp, depth
         return depth
-
-
-def by_depth(pose: RelativePose, pair: Pair, depth: Float32Array) -> RelativePose:
-    """The length at which triangulated depths agree with measured ones, by the median of their ratios.
-
-    Args:
-        depth: (H, W) float32 metres of the reference image, 0 where there is none.
-    """
-    matches = pair.matches.take(pose.inliers)
-    rays0 = homogeneous(normalise_points(matches.keypoints0, pair.camera0))
-    rays1 = homogeneous(normalise_points(matches.keypoints1, pair.camera1))
-    triangulated, _, known = triangulate(rays0 @ pose.R.T, rays1, pose.t)
-    columns, rows = np.round(matches.keypoints0).astype(int).T
-    inside = (columns >= 0) & (rows >= 0) & (columns < depth.shape[1]) & (rows < depth.shape[0])
-    measured = np.zeros(len(matches))
-    measured[inside] = depth[rows[inside], columns[inside]]
-    known &= measured > 0
-    if np.count_nonzero(known) < MIN_DEPTHS:
-        return _without(
-            pose, f"{np.count_nonzero(known)} matches have parallax and depth, expected {MIN_DEPTHS} at least"
-        )
-    ratios = measured[known] / triangulated[known]
-    length = float(np.median(ratios))
-    spread = 1.4826 * float(np.median(np.abs(ratios - length)))
-    # the error of a median is 1.25 that of a mean; the lengths share the errors of the pose and of the depth camera
-    sigma = max(1.25 * spread / np.sqrt(len(ratios)), 0.01 * length, _FLOOR_M)
-    return with_length(pose, length, sigma, "depth")
 
 
 #: by the setting ``odometry.scale``: the source, and the ROS types of its messages

@@ -72,7 +72,7 @@ class Tracker:
     """Matches each image against its reference.
 
     Args:
-        scale: makes poses metric, where it can.
+        scale: estimates poses in metres, where it can.
 
     Attributes:
         config: may be replaced between two images.
@@ -162,10 +162,10 @@ class Tracker:
                 given, received = _text((camera.width, camera.height)), _text(frame.size)
                 reason = f"camera_info is of {given}, the image is {received}: publish the one of this image"
                 return no_pose(len(matches), PoseStatus.NO_CAMERA_INFO, reason)
-        pose = estimate_relative_pose(matches, camera0, camera1, self.config.pose)
-        if self.scale is None or camera0 is None or camera1 is None or not pose.status.has_rotation:
-            return pose
-        return self.scale.scaled(pose, Pair(matches, camera0, camera1, reference.stamp_ns, frame.stamp_ns))
+        if self.scale is None:
+            return estimate_relative_pose(matches, camera0, camera1, self.config.pose)
+        pair = Pair(matches, camera0, camera1, reference.stamp_ns, frame.stamp_ns)
+        return self.scale.estimate(pair, self.config.pose)
 
     def _count_failures(self, pose: RelativePose, matches: Matches) -> RelativePose:
         """The pose; after ``lost_after`` failures in a row it says LOST. Without a camera only matches count."""

@@ -40,7 +40,7 @@ def test_package_xml_declares_what_the_package_imports_and_generates() -> None:
     assert root.get("format") == "3"
     assert root.findtext("license") == "Apache-2.0" and "Apache License" in text("LICENSE")
     declared = {item.text for item in root if item.tag.endswith("depend")}
-    of_ros = r"\w+_msgs|builtin_interfaces|cv_bridge|launch|launch_ros|message_filters|rclpy"
+    of_ros = r"\w+_msgs|std_srvs|builtin_interfaces|cv_bridge|launch|launch_ros|message_filters|rclpy"
     pattern = re.compile(rf"^\s*(?:from|import) ({of_ros})\b", re.M)
     sources = [*(ROOT / "stfm_ros").rglob("*.py"), *(ROOT / "launch").glob("*.py")]
     used = {name for path in sources for name in pattern.findall(path.read_text(encoding="utf-8"))}

@@ -122,6 +122,40 @@ class TestConversion:
         assert msg.status[0].level == b"\x01"
         assert [(pair.key, pair.value) for pair in msg.status[0].values] == [("a", "1"), ("b", "2")]
 
+    def test_what_is_made_of_odometry(self) -> None:
+        from geometry_msgs.msg import TransformStamped
+        from nav_msgs.msg import Odometry
+        from sensor_msgs.msg import PointCloud2
+
+        from stfm_ros.nodes.conversion import to_ros
+
+        pose = np.eye(4)
+        pose[:3] = [[0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3]]  # 90 degrees about z
+        points = np.array([[0.5, -0.5, 2.0], [1, 2, 4]])
+        estimate: Any = SimpleNamespace(
+            stamp_ns=5, child_frame="base_link", pose=pose, covariance=np.arange(36.0).reshape(6, 6),
+            twist=np.arange(6.0), twist_covariance=np.eye(6),
+            placed=SimpleNamespace(points=points, index=np.array([0, 2])),
+        )  # fmt: skip
+        found = to_ros(Odometry, messages.odometry(estimate, "odom"))
+        assert (found.header.frame_id, found.child_frame_id) == ("odom", "base_link")
+        np.testing.assert_array_equal(found.pose.covariance, np.arange(36))
+        assert (found.twist.twist.linear.z, found.twist.twist.angular.x) == (2.0, 3.0)
+        transform = to_ros(TransformStamped, messages.transform(estimate, "odom"))
+        assert (transform.header.frame_id, transform.child_frame_id) == ("odom", "base_link")
+        at, turned = transform.transform.translation, transform.transform.rotation
+        np.testing.assert_allclose([at.x, at.y, at.z, turned.z, turned.w], [1, 2, 3, np.sqrt(0.5), np.sqrt(0.5)])
+        lost = to_ros(Odometry, messages.lost_odometry(5, "odom", "base_link"))
+        assert lost.pose.pose.orientation.w == 0 and set(np.diag(np.reshape(lost.pose.covariance, (6, 6)))) == {9999.0}
+
+        track = SimpleNamespace(**vars(TRACK), image0=np.full((8, 8, 3), (1, 2, 3), np.uint8))
+        cloud = to_ros(PointCloud2, messages.point_cloud(track, estimate))  # type: ignore[arg-type]
+        assert (cloud.header.frame_id, cloud.header.stamp.nanosec) == ("camera_optical_frame", 999_999_999)
+        rows = np.frombuffer(cloud.data, np.float32).reshape(2, cloud.point_step // 4)
+        np.testing.assert_array_equal(rows[:, :3], points.astype(np.float32))
+        np.testing.assert_allclose(rows[:, 4:], [[0.9, 0.5], [0.7, 0.7]])
+        assert rows[:, 3].copy().view(np.uint32).tolist() == [0x010203] * 2
+
     def test_a_wrong_field_or_size_is_refused(self) -> None:
         from geometry_msgs.msg import PoseWithCovariance
         from std_msgs.msg import Header

@@ -56,6 +56,8 @@ class Diagnostics:
             level, summary = ERROR, "; ".join(silent.values())
         elif new_faults:
             level, summary = WARN, f"{new_faults} faults since the last report, the last: {values['last_error']}"
+        elif topics.get("paused") == "true":
+            level, summary = OK, "paused"
         else:
             level, summary = OK, f"{values['rate_out_hz']} Hz" if inputs else "not active"
         name = f"{self._node.get_fully_qualified_name().lstrip('/')}: matching"

@@ -49,6 +49,8 @@ class NodeOdometry:
         for part in (self.scale, self._odometer):
             if part is not None:
                 part.config = config.odometry
+        if self._odometer is not None:
+            self._odometer.pose_config = config.pose
 
     @property
     def enabled(self) -> bool:
