@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stfm_ros.types import FloatArray
+from stfm_ros.types import Float32Array, FloatArray
 
 #: rad^2 an axis of a rotation nobody knows (uniform over SO(3)), and of a direction nobody knows
 UNKNOWN_ROTATION = (np.pi**2 / 3 + 2) / 3
@@ -27,7 +27,7 @@ PRIOR_PAIRS = 50
 #: Too small to be seen in one pair of images, it is what keeps 1000 matches from being 1000 times as good as one.
 #: Measured on the network's own matches of rendered scenes (docs/calibration.md)
 FAR_CORRELATION = 0.0004
-_CHUNK = 1024
+_CHUNK = 256  # rows of a matrix of distances at a time: they stay in the cache
 
 
 def robust_cost(residuals: FloatArray, scale: float) -> float:
@@ -103,7 +103,8 @@ def _shared_information(
     sums, pairs = np.zeros(len(RINGS)), np.zeros(len(RINGS))
     products = np.zeros((len(RINGS), p, p))
     flat = jacobian.reshape(n, k * p)
-    limits = [ring * _spacing_px(points_px) for ring in RINGS]
+    spacing = _spacing_px(points_px)
+    limits = [ring * spacing for ring in RINGS]
     for begin in range(0, n, _CHUNK):
         rows = slice(begin, begin + _CHUNK)
         squares = _squared_distances(points_px[rows], points_px)
@@ -125,18 +126,21 @@ def _shared_information(
 
 
 def _spacing_px(points_px: FloatArray) -> float:
-    """Median distance from a point to its nearest neighbour, of at most _CHUNK of the points."""
+    """Median distance from a point to its nearest neighbour, of about _CHUNK of the points."""
     if len(points_px) < 2:
         return 1.0
-    some = points_px[:_CHUNK]
+    some = points_px[:: 1 + len(points_px) // _CHUNK]
     squares = _squared_distances(some, points_px)
     squares = np.where(squares == 0, np.inf, squares)
     nearest = np.sqrt(squares.min(axis=1))
     return float(np.median(nearest[np.isfinite(nearest)])) if np.isfinite(nearest).any() else 1.0
 
 
-def _squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
-    """(n, m) of points (n, 2) and (m, 2)."""
-    x, y = a[:, None, 0] - b[None, :, 0], a[:, None, 1] - b[None, :, 1]
-    distances: FloatArray = x * x + y * y
+def _squared_distances(a: FloatArray, b: FloatArray) -> Float32Array:
+    """(n, m) float32 of points (n, 2) and (m, 2)."""
+    (x0, y0), (x1, y1) = a.astype(np.float32).T, b.astype(np.float32).T
+    x, y = x0[:, None] - x1, y0[:, None] - y1
+    np.multiply(x, x, out=x)
+    np.multiply(y, y, out=y)
+    distances: Float32Array = np.add(x, y, out=x)
     return distances
