@@ -153,6 +153,22 @@ def test_a_turn_on_the_spot_makes_up_no_translation() -> None:
     assert np.linalg.norm(pose.t) < 5 * np.sqrt(np.trace(pose.covariance[:3, :3]))
 
 
+def test_points_that_end_up_behind_the_camera_are_outliers() -> None:
+    scene = make_depth_scene(11, turn=0.0)
+    t = np.array([0.0, 0.0, -1.5])  # forwards
+    keypoints0 = scene.matches.keypoints0
+    z = scene.depth0[keypoints0[:, 1].astype(int), keypoints0[:, 0].astype(int)].astype(np.float64)
+    points1 = np.column_stack([normalise_points(keypoints0, PINHOLE), np.ones(len(z))]) * z[:, None] + t
+    depth0 = scene.depth0.copy()
+    wrong = np.arange(0, len(z), 4)
+    for index, depth in zip(wrong, np.linspace(0.2, 1.6, len(wrong))):  # some exactly in the camera
+        x, y = keypoints0[index].astype(int)
+        depth0[y - 1 : y + 2, x - 1 : x + 2] = 1.5 if index % 8 else depth
+    pose = estimate_metric_pose(as_matches(keypoints0, project(points1, PINHOLE)), PINHOLE, PINHOLE, depth0)
+    check_sound(pose, len(z))
+    assert pose.metric and np.linalg.norm(pose.t - t) < 0.02 and pose.inliers[wrong].mean() < 0.1
+
+
 def test_the_same_matches_give_the_same_pose() -> None:
     scene = make_depth_scene(5, noise_px=0.3, outliers=0.3)
     first, second = estimate(scene), estimate(scene)

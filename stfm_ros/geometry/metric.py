@@ -164,17 +164,20 @@ class _Points:
         """
         turned = self.X0 @ R.T
         X1 = turned + t
-        z = np.where(X1[:, 2] > 1e-6, X1[:, 2], 1e-6)
+        behind = X1[:, 2] <= 1e-3 * self.X0[:, 2]
+        z = np.where(behind, self.X0[:, 2], X1[:, 2])
         seen = X1[:, :2] / z[:, None]
         by_point = np.zeros((len(self), 2, 3))
         by_point[:, 0, 0] = by_point[:, 1, 1] = 1 / z
         by_point[:, :, 2] = -seen / z[:, None]
         by_point /= self.rays.pixel1[:, None, None]
         errors = (seen - self.rays.x1[:, :2]) / self.rays.pixel1[:, None]
-        errors[X1[:, 2] <= 1e-6] = 1e6  # behind the camera
+        errors[behind], by_point[behind] = 1e6, 0.0
         along = (by_point @ (self.rays.x0 @ R.T)[:, :, None])[..., 0] * self.sigma_z[:, None]
-        covariance = along[:, :, None] * along[:, None, :] + (self.sigma_px**2)[:, None, None] * np.eye(2)
-        whiten = np.linalg.inv(np.linalg.cholesky(covariance))
+        squared = np.sum(along**2, axis=1)
+        less = 1 - self.sigma_px / np.sqrt(self.sigma_px**2 + squared)  # how much an error along g counts less
+        outer = along[:, :, None] * along[:, None, :] / np.maximum(squared, 1e-30)[:, None, None]
+        whiten = (np.eye(2) - less[:, None, None] * outer) / self.sigma_px[:, None, None]
         by_turn = np.zeros((len(self), 3, 3))  # d(w x X) / dw = -[X]x
         x, y, w = turned.T
         by_turn[:, 0, 1], by_turn[:, 0, 2], by_turn[:, 1, 2] = w, -y, x
