@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,22 +58,25 @@ class Tally:
     sizes: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, quantity: str, dof: int, values: Sequence[float] | FloatArray, groups: Sequence[str] = ()) -> None:
-        """More squared errors of a quantity, in units of their covariance."""
+        """More squared errors of a quantity, in units of their covariance; to the whole and to groups of it."""
         for squares in (self.squares, *(self.groups.setdefault(group, {}) for group in groups)):
             squares.setdefault(quantity, (dof, []))[1].extend(float(value) for value in values)
 
-    def add_pose(self, pose: RelativePose, T_0to1: FloatArray, groups: Sequence[str] = ()) -> None:
-        """A pose against the truth, if it claims one."""
-        kind = "metric " if pose.metric else ""
-        self.status[f"{kind}{pose.status.name}"] += 1
-        if not pose.status.has_translation:
-            return
-        errors = pose_errors(pose, T_0to1)
-        where = "position" if pose.metric else "direction"
-        self.add(f"{kind}rotation", 3, [errors.rotation_nees], groups)
-        self.add(f"{kind}{where}", len(errors.translation_axes), [errors.translation_nees], groups)
-        self.sizes.setdefault(f"{kind}rotation", []).append(errors.rotation_deg)
-        self.sizes.setdefault(f"{kind}{where}", []).append(errors.translation)
+    def add_pair(
+        self, two_view: RelativePose, metric: RelativePose, T_0to1: FloatArray, groups: Sequence[str] = ()
+    ) -> None:
+        """Both poses of a pair against the truth, as far as they claim one."""
+        self.status[two_view.status.name] += 1
+        self.status[f"metric {metric.status.name}" if metric.metric else "without scale"] += 1
+        for kind, pose in (("", two_view), ("metric ", metric)):
+            if not pose.status.has_translation or pose.metric != bool(kind):
+                continue
+            errors = pose_errors(pose, T_0to1)
+            where = "position" if pose.metric else "direction"
+            self.add(f"{kind}rotation", 3, [errors.rotation_nees], groups)
+            self.add(f"{kind}{where}", len(errors.translation_axes), [errors.translation_nees], groups)
+            self.sizes.setdefault(f"{kind}rotation", []).append(errors.rotation_deg)
+            self.sizes.setdefault(f"{kind}{where}", []).append(errors.translation)
 
     def record(self) -> dict[str, Any]:
         """For JSON."""
@@ -92,10 +95,7 @@ def synthetic(count: int, seed: int, progress: Step | None = None) -> Tally:
     """Points of rendered scenes with Gaussian noise of known sigma, by baseline, noise and outliers."""
     tally = Tally("synthetic")
     for number, (case, groups) in enumerate(synthetic_cases(count, seed), start=1):
-        tally.add_pose(estimate_relative_pose(case.matches, case.camera, case.camera, POSE), case.T_0to1, groups)
-        noise = DepthNoise(0.0, DEPTH_NOISE)
-        metric = estimate_metric_pose(case.matches, case.camera, case.camera, case.depth0, POSE, noise)
-        tally.add_pose(metric, case.T_0to1, groups)
+        tally.add_pair(*_poses(case), case.T_0to1, groups)
         if progress:
             progress(number, count)
     return tally
@@ -128,10 +128,7 @@ def network(
         baseline = NETWORK_BASELINES[number % len(NETWORK_BASELINES)]
         case = network_case(rendered_views(rng, baseline, textures), rng, matcher, DEPTH_NOISE)
         groups = (f"baseline {baseline:g}",)
-        tally.add_pose(estimate_relative_pose(case.matches, case.camera, case.camera, POSE), case.T_0to1, groups)
-        noise = DepthNoise(0.0, DEPTH_NOISE)
-        metric = estimate_metric_pose(case.matches, case.camera, case.camera, case.depth0, POSE, noise)
-        tally.add_pose(metric, case.T_0to1, groups)
+        tally.add_pair(*_poses(case), case.T_0to1, groups)
         right = case.right
         tally.add("sigma", 1, ((case.errors_px[right] / case.matches.sigma[right, None]) ** 2).ravel(), groups)
         if progress:
@@ -142,36 +139,37 @@ def network(
 def recorded(matcher: Matcher, bag: Path, count: int, seed: int, progress: Step | None = None) -> Tally:
     """Pairs of a recording with poses and depth.
 
-    Its truth errs too: *plain* takes it as exact, *with truth's noise* adds TRUTH_ROTATION_DEG and TRUTH_POSITION_M.
+    Its truth errs too: the covariances are taken as they are, and (``with truth's noise``) with TRUTH_ROTATION_DEG and
+    TRUTH_POSITION_M added.
     """
-    tally = Tally("recorded")
+    tally, widened = Tally("recorded"), Tally("with truth's noise")
     rotation, position = np.radians(TRUTH_ROTATION_DEG) ** 2, TRUTH_POSITION_M**2
     with PosedBag(bag) as source:
         pairs = sample_pairs(source, Sampling(count=count, seed=seed))
         for number, pair in enumerate(pairs, start=1):
             camera0, camera1 = pair.cameras
             matches = matcher.match(*pair.images)
-            length = float(np.linalg.norm(pair.T_0to1[:3, 3]))
-            for pose, unit in (
-                (estimate_relative_pose(matches, camera0, camera1, POSE), length),
-                (estimate_metric_pose(matches, camera0, camera1, pair.depths[0], POSE), 1.0),
-            ):
-                tally.add_pose(pose, pair.T_0to1, ("plain",))
-                if pose.status.has_translation:
-                    widened = pose.covariance + np.diag([position / unit**2] * 3 + [rotation] * 3)
-                    errors = pose_errors(_with_covariance(pose, widened), pair.T_0to1)
-                    kind, where = ("metric ", "position") if pose.metric else ("", "direction")
-                    squares = tally.groups.setdefault("with truth's noise", {})
-                    squares.setdefault(f"{kind}rotation", (3, []))[1].append(errors.rotation_nees)
-                    dof = len(errors.translation_axes)
-                    squares.setdefault(f"{kind}{where}", (dof, []))[1].append(errors.translation_nees)
+            two_view = estimate_relative_pose(matches, camera0, camera1, POSE)
+            metric = estimate_metric_pose(matches, camera0, camera1, pair.depths[0], POSE)
+            tally.add_pair(two_view, metric, pair.T_0to1)
+            squared_m2 = float(np.sum(pair.T_0to1[:3, 3] ** 2))  # of the baseline: a direction's unit
+            more = np.diag([position / squared_m2] * 3 + [rotation] * 3), np.diag([position] * 3 + [rotation] * 3)
+            wide, wide_metric = (
+                replace(pose, covariance=pose.covariance + add) for pose, add in zip((two_view, metric), more)
+            )
+            widened.add_pair(wide, wide_metric, pair.T_0to1)
             if progress:
                 progress(number, len(pairs))
+    tally.groups[widened.name] = widened.squares
     return tally
 
 
-def _with_covariance(pose: RelativePose, covariance: FloatArray) -> RelativePose:
-    return RelativePose(pose.R, pose.t, covariance, pose.inliers, pose.status, pose.reason, metric=pose.metric)
+def _poses(case: Case) -> tuple[RelativePose, RelativePose]:
+    """Without and with the case's depth."""
+    metric = estimate_metric_pose(
+        case.matches, case.camera, case.camera, case.depth0, POSE, DepthNoise(0.0, DEPTH_NOISE)
+    )
+    return estimate_relative_pose(case.matches, case.camera, case.camera, POSE), metric
 
 
 def _row(one: Coverage) -> dict[str, Any]:
