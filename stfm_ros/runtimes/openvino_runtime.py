@@ -12,8 +12,8 @@ from stfm_ros.types import EngineSpec, Float32Array
 
 Features = tuple[Float32Array, Float32Array]
 
-#: precision -> the one of the graphs that it takes, and OpenVINO's name for the arithmetic of what is not quantised
-ARITHMETIC = {"bf16": ("fp32", "bf16"), "fp32": ("fp32", "f32"), "int8": ("int8", "f32")}
+#: precision -> that of the graphs that it takes, the first choice of ``auto`` first
+GRAPHS = {"bf16": "fp32", "fp32": "fp32", "int8": "int8"}
 
 
 class OpenVinoRuntime:
@@ -21,13 +21,16 @@ class OpenVinoRuntime:
 
     def __init__(self, model: Model, config: MatcherConfig) -> None:
         core = ov.Core()
-        self.precision = pick_precision("openvino", config, precisions(core, model))
-        graphs, arithmetic = ARITHMETIC[self.precision]
+        bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")  # AVX512_BF16 or AMX
+        can = [name for name, of in GRAPHS.items() if of in model.precisions and (bfloat16 or name != "bf16")]
+        self.precision = pick_precision("openvino", config, can)
+        # Matches are looked for in float32 all the same, and of exp(S), S <= 0: near 0 bfloat16 is fine enough.
+        arithmetic = "bf16" if bfloat16 and self.precision != "fp32" else "f32"  # of int8 what is not quantised
         options: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": arithmetic}
         if config.threads:
             options["INFERENCE_NUM_THREADS"] = config.threads
         self._features, self._pair = (
-            core.compile_model(core.read_model(model.graph(graph, graphs)), "CPU", options).create_infer_request()
+            core.compile_model(core.read_model(model.graph(graph, GRAPHS[self.precision])), "CPU", options).create_infer_request()
             for graph in (FEATURES, PAIR)
         )
         assert model.spec is not None
@@ -42,12 +45,3 @@ class OpenVinoRuntime:
         """See :class:`stfm_ros.runtimes.Runtime`."""
         result = self._pair.infer([*features0, *features1], share_inputs=True)
         return Rows(*(np.array(result[i]) for i in range(4)))
-
-
-def precisions(core: ov.Core, model: Model) -> list[str]:
-    """What can be run here, the first choice of ``auto`` first: bfloat16 where the CPU has it (AVX512_BF16, AMX).
-
-    Matches are looked for in float32 all the same: exp(S) is taken of S <= 0, and near 0 bfloat16 is fine enough.
-    """
-    native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return [name for name in ARITHMETIC if ARITHMETIC[name][0] in model.precisions and (native or name != "bf16")]
