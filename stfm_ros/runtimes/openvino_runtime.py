@@ -30,7 +30,9 @@ class OpenVinoRuntime:
         if config.threads:
             options["INFERENCE_NUM_THREADS"] = config.threads
         self._features, self._pair = (
-            core.compile_model(core.read_model(model.graph(graph, GRAPHS[self.precision])), "CPU", options).create_infer_request()
+            core.compile_model(
+                core.read_model(model.graph(graph, GRAPHS[self.precision])), "CPU", options
+            ).create_infer_request()
             for graph in (FEATURES, PAIR)
         )
         assert model.spec is not None
