@@ -69,14 +69,14 @@ def _write(tally: Tally, options: argparse.Namespace) -> None:
     path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     draw(tally, options.out / f"{tally.name}.png")
     table = Table("quantity", "errors", "68 %", "95 %", "NEES mean", "median", "expected", title=tally.name)
-    groups = {"": tally.record()["coverage"], **tally.record()["groups"]}
-    for group, rows in groups.items():
+    record = tally.record()
+    for group, rows in [("", record["coverage"]), *sorted(record["groups"].items())]:
         for name, row in rows.items():
             shares = (f"{100 * share:.1f}" for share in row["covered"])
             numbers = (f"{row['nees_mean']:.2f}", f"{row['nees_median']:.2f}", f"{row['nees_expected']:g}")
             table.add_row(f"{name} {group}".strip(), str(row["count"]), *shares, *numbers)
     Console(width=120).print(table)
-    print(json.dumps({"status": dict(tally.status), "median_error": tally.record()["median_error"]}))
+    print(json.dumps({"status": record["status"], "median_error": record["median_error"]}))
 
 
 if __name__ == "__main__":

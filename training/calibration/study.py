@@ -19,7 +19,7 @@ from stfm_ros.geometry import DepthNoise, estimate_metric_pose, estimate_relativ
 from stfm_ros.matcher import Matcher
 from stfm_ros.pairs import Sampling, sample_pairs
 from stfm_ros.posed_bag import PosedBag
-from stfm_ros.types import ByteArray, FloatArray, RelativePose
+from stfm_ros.types import ByteArray, FloatArray, Matches, RelativePose
 from stfm_training.calibration.cases import Case, network_case, noisy_case, rendered_views
 from stfm_training.calibration.coverage import Coverage, coverage, pose_errors
 
@@ -33,6 +33,8 @@ DEPTH_NOISE = 0.01
 TRUTH_ROTATION_DEG = 0.14
 TRUTH_POSITION_M = 0.005
 POSE = PoseConfig()
+#: side of the fields of the chessboard that cuts an image into two halves
+FIELD_PX = 90
 
 Step = Callable[[int, int], None]
 #: rows of one quantity: its degrees of freedom, and the squared errors in units of the covariance
@@ -140,9 +142,10 @@ def recorded(matcher: Matcher, bag: Path, count: int, seed: int, progress: Step 
     """Pairs of a recording with poses and depth.
 
     Its truth errs too: the covariances are taken as they are, and (``with truth's noise``) with TRUTH_ROTATION_DEG and
-    TRUTH_POSITION_M added.
+    TRUTH_POSITION_M added. ``between halves`` needs no truth: matches of one half of the image's blocks against those
+    of the other half, as on a chessboard; what both get wrong alike (calibration, scale of depth) does not show.
     """
-    tally, widened = Tally("recorded"), Tally("with truth's noise")
+    tally, widened, between = Tally("recorded"), Tally("with truth's noise"), Tally("between halves")
     rotation, position = np.radians(TRUTH_ROTATION_DEG) ** 2, TRUTH_POSITION_M**2
     with PosedBag(bag) as source:
         pairs = sample_pairs(source, Sampling(count=count, seed=seed))
@@ -158,10 +161,26 @@ def recorded(matcher: Matcher, bag: Path, count: int, seed: int, progress: Step 
                 replace(pose, covariance=pose.covariance + add) for pose, add in zip((two_view, metric), more)
             )
             widened.add_pair(wide, wide_metric, pair.T_0to1)
+            black, white = _halves(matches)
+            first, second = (
+                estimate_metric_pose(half, camera0, camera1, pair.depths[0], POSE) for half in (black, white)
+            )
+            if first.metric and second.metric:
+                motion = np.eye(4)
+                motion[:3, :3], motion[:3, 3] = second.R, second.t
+                apart = replace(first, covariance=first.covariance + second.covariance)
+                between.add_pair(estimate_relative_pose(Matches.empty(), camera0, camera1), apart, motion)
             if progress:
                 progress(number, len(pairs))
-    tally.groups[widened.name] = widened.squares
+    for group in (widened, between):
+        tally.groups[group.name] = group.squares
     return tally
+
+
+def _halves(matches: Matches) -> tuple[Matches, Matches]:
+    """By the colour of the chessboard's field in which they lie."""
+    black = (matches.keypoints0 // FIELD_PX).astype(int).sum(axis=1) % 2 == 0
+    return matches.take(black), matches.take(~black)
 
 
 def _poses(case: Case) -> tuple[RelativePose, RelativePose]:
