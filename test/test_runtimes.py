@@ -85,8 +85,9 @@ def test_a_provider_is_used_or_refused_and_never_replaced_in_silence(name, frame
         return
     try:
         expected, found = matched("onnxruntime", frames), matched(name, frames, precision="fp32")
-    except RuntimeNotAvailable as fault:
-        assert "was asked for, but could not start" in str(fault)
+    except RuntimeNotAvailable as refused:
+        if "was asked for, but could not start" not in str(refused):
+            raise
         return
     i, j = common(expected, found)
     assert len(i) >= 0.97 * len(expected)
