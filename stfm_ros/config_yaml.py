@@ -22,7 +22,8 @@ HEADER = """\
 #   ros2 run stfm_ros matcher --ros-args --params-file /path/to/matcher.yaml
 #   stfm-matcher --ros-args --params-file /path/to/matcher.yaml
 #
-# They are read when the node is configured; some may change while it runs, as they say. This file is made from stfm_ros/config.py, the one home of the defaults:
+# They are read when the node is configured; some may change while it runs, as they say. This file is made from
+# stfm_ros/config.py, the one home of the defaults:
 #
 #   python -m stfm_ros.config_yaml > config/matcher.yaml
 
