@@ -242,8 +242,8 @@ def _check(found: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]) -> N
     """Refuse graphs that do not do what torch does, by features and confidences (rows of equal ones may swap)."""
     for one, right in zip(found[:4], expected[:4], strict=True):
         gap = float(np.abs(one - right).max() / np.abs(right).max())
-        if not gap < 2e-4:
-            raise WeightsError(f"ONNX Runtime's features differ from torch's by {gap:.1e} (expected under 2e-4)")
+        if not gap < 1e-4:
+            raise WeightsError(f"ONNX Runtime's features differ from torch's by {gap:.1e} (expected under 1e-4)")
     confidence = Rows._fields.index("confidence") + 4
     if not np.abs(np.sort(found[confidence]) - np.sort(expected[confidence])).max() < 1e-3:
         raise WeightsError("ONNX Runtime's confidences differ from torch's; the export cannot be used")

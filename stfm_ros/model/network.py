@@ -123,8 +123,13 @@ def normalise(rgb: Tensor, how: str) -> Tensor:
     if how == "imagenet":
         planes = zip(rgb.unbind(1), IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)
         return torch.stack([(plane - mean) / deviation for plane, mean, deviation in planes], 1)
-    centred = rgb - rgb.mean((2, 3), keepdim=True)
-    return centred / (centred.square().mean((2, 3), keepdim=True) + 1e-4).sqrt()
+    centred = rgb - plane_mean(rgb)
+    return centred / (plane_mean(centred.square()) + 1e-4).sqrt()
+
+
+def plane_mean(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, 1, 1). By rows first: summed in one, ONNX Runtime loses four digits."""
+    return x.mean(3, keepdim=True).mean(2, keepdim=True)
 
 
 def grid_points(ids: Tensor, width: int) -> Tensor:
