@@ -1,0 +1,42 @@
+"""What distillation is for: students that learn from a teacher are better ones after as many steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="training needs .[train]")
+
+from stfm_ros.model.weights import load_network
+from stfm_training.ablation import DISTILLED, PLAIN, Run, Setup, make_pool, stream, train
+from stfm_training.render import photographs as read_photographs
+from stfm_training.sources.rendered import Rendered
+
+#: of 800 steps on rendered pairs; nothing here was seen by it
+TEACHER = Path(__file__).parent / "data" / "tiny_teacher.safetensors"
+STEPS = 120
+UNSEEN = 10**6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_distilled_students_are_better_than_vanilla_ones_in_the_mean_of_three_seeds(photographs: Path) -> None:
+    setup = Setup(height=64, width=96, pool=400, student_steps=STEPS)
+    pictures = read_photographs(photographs)
+    pool = make_pool(Rendered(pictures[1:]), setup)
+    unseen = make_pool(Rendered(pictures[:1]), Setup(height=64, width=96, pool=64), UNSEEN)
+    held_back = list(stream(unseen, setup, 8, UNSEEN))
+    teacher, _ = load_network(TEACHER)
+    gains = []
+    for seed in range(3):
+        students = {
+            "vanilla": Run(setup, PLAIN, STEPS, seed),
+            "distilled": Run(setup, DISTILLED, STEPS, seed, teacher=teacher),
+        }
+        curves = train(students, stream(pool, setup, STEPS, seed), STEPS, f"seed {seed}", held_back, every=STEPS)
+        accuracy = {name: curve[-1]["coarse_accuracy"] for name, curve in curves.items()}
+        print(accuracy)
+        gains.append(accuracy["distilled"] - accuracy["vanilla"])
+    assert np.mean(gains) > 0, gains
