@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from stfm_ros.errors import CameraError, ImageError, StfmError
 from stfm_ros.images import camera_from_info, decode_image
-from stfm_ros.messages import stamp_ns
+from stfm_ros.messages import valid_stamp_ns
 from stfm_ros.types import Camera, PoseStatus
 
 if TYPE_CHECKING:
     from stfm_ros.tracker import Track, Tracker
+
+
+#: a stamp further back than this is another run of a recording; a smaller step back is an image out of order
+ANEW_NS = 1_000_000_000
+#: so many late images in a row are another run too, however small the step was
+LATE_ROW = 5
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,11 @@ class Frame:
 
 
 class FrameWalk:
-    """Decodes a frame and gives it to the tracker.
+    """Decodes a frame and gives it to the tracker, in the order of stamps.
+
+    What follows an image on one time line has to come after it: filters, TF and a twist divide by the time between.
+    So an image that repeats a stamp or comes late is left out. One that is more than :data:`ANEW_NS` late, or the
+    :data:`LATE_ROW`-th late one in a row, is the first of another run: the tracker starts anew with it.
 
     Args:
         fault: told the kind (image, camera_info, stamp, internal) and the reason of everything that is wrong.
@@ -36,6 +46,7 @@ class FrameWalk:
         self._tracker = tracker
         self._fault = fault
         self._last_stamp_ns: int | None = None
+        self._late = 0  # in a row
 
     def __call__(self, frame: Frame) -> Track | None:
         """The track of a frame with the time spent in each stage; None if the image gives nothing."""
@@ -49,12 +60,14 @@ class FrameWalk:
             self._fault("internal", f"{type(fault).__name__}: {fault}; please report this with the frame")
         return None
 
-    def _walk(self, frame: Frame) -> Track:
+    def _walk(self, frame: Frame) -> Track | None:
         started = time.monotonic()
+        stamp = valid_stamp_ns(frame.image.header)
+        if self._is_late(stamp):
+            return None
         image = decode_image(frame.image)
         decoded = time.monotonic()
-        stamp = stamp_ns(frame.image.header)
-        self._check_order(stamp)
+        self._last_stamp_ns, self._late = stamp, 0
         camera, trouble = self._camera(frame.info, (image.shape[1], image.shape[0]))
         track = self._tracker.track(image, camera, stamp, frame.image.header.frame_id)
         if trouble and track.pose.status is PoseStatus.NO_CAMERA_INFO:
@@ -62,18 +75,34 @@ class FrameWalk:
         before = {"wait": 1e3 * (started - frame.received_s), "decode": 1e3 * (decoded - started)}
         return replace(track, timings_ms=before | dict(track.timings_ms))
 
-    def _check_order(self, stamp: int) -> None:
-        last, self._last_stamp_ns = self._last_stamp_ns, stamp
+    def _is_late(self, stamp: int) -> bool:
+        """Whether an image is to be left out, for its stamp is not after the last one's."""
+        last = self._last_stamp_ns
         if last is None or stamp > last:
-            return
+            return False
         if stamp == last:
-            self._fault("stamp", f"two images carry the stamp {stamp} ns: expected one for each; check the driver")
-            return
+            unset = "; the driver does not fill it in" if stamp == 0 else ""
+            self._fault(
+                "stamp",
+                f"two images carry the stamp {stamp} ns{unset}: expected one for each; the second is left out: check "
+                "the driver, and that only one publishes the topic",
+            )
+            return True
+        back_s = (last - stamp) / 1e9
+        self._late += 1
+        if last - stamp <= ANEW_NS and self._late < LATE_ROW:
+            self._fault(
+                "stamp",
+                f"the image is out of order, its stamp {stamp} ns lies {back_s:.3f} s before the last one's: it is "
+                "left out; check the driver, and that only one publishes the topic",
+            )
+            return True
         self._fault(  # the tracker starts anew by itself
             "stamp",
-            f"the stamp jumped back by {(last - stamp) / 1e9:.3f} s to {stamp} ns: a bag that started again, or images "
-            "out of order; this image is the new reference",
+            f"the stamp jumped back by {back_s:.3f} s to {stamp} ns: a bag that started again, or a clock that was "
+            "set; this image is the new reference",
         )
+        return False
 
     def _camera(self, info: Any | None, size: tuple[int, int]) -> tuple[Camera | None, str]:
         """The camera of an image of a size, or None and why."""

@@ -5,6 +5,7 @@ is accounted for: read = matched + the sum of unmatched, whose keys say why:
 
     no_reference   the first image, or the first one after the reference was dropped: it became the reference
     few_matches, lost                  too few matches agree; see msg/RelativePose.msg
+    stamp                              the image repeats a stamp, or comes late (see stfm_ros.frames)
     image, tracker, internal           the image could not be decoded or used
 
 Written are ``/matches`` and ``/relative_pose``, at the time of receipt and with the stamp of their image; and
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -32,12 +33,12 @@ from stfm_ros.images import is_depth
 from stfm_ros.motion import inverse
 from stfm_ros.odometry import OPTICAL_IN_BODY, Odometer
 from stfm_ros.scale import SOURCES, ScaleSource
-from stfm_ros.trajectory import write_tum
+from stfm_ros.tracker import FeatureMatcher, Tracker
+from stfm_ros.trajectory import Trajectory, write_tum
 from stfm_ros.types import FloatArray, PoseStatus
 
 if TYPE_CHECKING:
     from stfm_ros.config import AppConfig
-    from stfm_ros.matcher import Matcher
     from stfm_ros.odometry import Estimate
     from stfm_ros.tracker import Track
 
@@ -48,6 +49,16 @@ ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
 #: what gives the scale is read so far ahead of the images: as a live node, which is later than its images, has it
 _AHEAD_NS = 200_000_000
 _UNMATCHED = (PoseStatus.NO_REFERENCE, PoseStatus.FEW_MATCHES, PoseStatus.LOST)
+
+
+class NamedMatcher(FeatureMatcher, Protocol):
+    """What a run needs of a matcher: of :class:`stfm_ros.matcher.Matcher`, or :mod:`stfm_ros.baselines`."""
+
+    @property
+    def model_name(self) -> str: ...
+
+    @property
+    def weights_hash(self) -> str: ...
 
 
 @dataclass
@@ -88,6 +99,11 @@ class RunResult:
     trajectory: list[FloatArray] = field(default_factory=list)
     timings_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
+    @property
+    def placed(self) -> Trajectory:
+        """The trajectory with its stamps."""
+        return Trajectory(np.array(self.stamps_ns, np.int64), np.array(self.trajectory).reshape(-1, 4, 4))
+
     def fault(self, kind: str, reason: str) -> None:
         """Count something that is wrong with the input."""
         self.faults[kind] += 1
@@ -96,7 +112,7 @@ class RunResult:
 
 def run_bag(
     bag: Path,
-    matcher: Matcher,
+    matcher: NamedMatcher,
     config: AppConfig,
     *,
     out: Path | None = None,
@@ -122,8 +138,6 @@ def run_bag(
         BagError: the recording cannot be read or lacks the topics (lists the candidates), or the bag cannot be written;
             nothing is left behind.
     """
-    from stfm_ros.tracker import Tracker
-
     with ExitStack() as stack:
         reader = stack.enter_context(BagReader(bag))
         images, infos = find_topics(reader, image_topic, camera_info_topic)
@@ -156,7 +170,7 @@ def run_bag(
     result.breaks = odometer.gaps + odometer.restarts
     if trajectory:
         trajectory.parent.mkdir(parents=True, exist_ok=True)
-        write_tum(trajectory, result.stamps_ns, np.array(result.trajectory).reshape(-1, 4, 4))
+        write_tum(trajectory, result.stamps_ns, result.placed.poses)
     return result
 
 
@@ -223,7 +237,7 @@ def _stamp(message: Any) -> int:
 
 def _why(faults: Counter[str]) -> str:
     """Of the faults of an image without a track, the one that took it."""
-    return next((kind for kind in ("image", "tracker") if faults[kind]), "internal")
+    return next((kind for kind in ("image", "tracker", "internal", "stamp") if faults[kind]), "internal")
 
 
 def _count(result: RunResult, track: Track) -> None:

@@ -55,6 +55,9 @@ class Buffer:
 class TransformListener:
     def __init__(self, buffer, node):
         pass
+
+    def unregister(self):
+        pass
 """
 
 

@@ -168,6 +168,46 @@ class TestConversion:
             to_ros(PoseWithCovariance, {"covariance": np.eye(3)})
 
 
+def unexpected(fault: Exception) -> None:
+    raise fault
+
+
+def test_the_worker_outlives_what_its_work_raises() -> None:
+    seen: list[int] = []
+    failed: list[str] = []
+    done = threading.Event()
+
+    def work(item: int) -> None:
+        if item < 2:
+            raise RuntimeError(f"item {item}")
+        seen.append(item)
+        done.set()
+
+    worker = Worker(work, lambda: None, lambda fault: failed.append(str(fault)), room=3)
+    for item in range(3):
+        worker.submit(item)
+    assert done.wait(5)
+    assert worker.stop(5) and worker.busy_s == 0
+    assert failed == ["item 0", "item 1"] and seen == [2]
+
+
+def test_the_end_does_not_wait_for_ever_for_work_that_hangs() -> None:
+    go = threading.Event()
+    worker: Worker[int] = Worker(lambda item: assert_done(go.wait(10)), lambda: None, unexpected)
+    worker.submit(0)
+    while not worker.busy_s:
+        time.sleep(0.001)
+    time.sleep(0.05)
+    assert worker.busy_s >= 0.05
+    assert not worker.stop(0.05)
+    go.set()
+    assert worker.stop(5)
+
+
+def assert_done(done: bool) -> None:
+    assert done
+
+
 def test_the_worker_keeps_the_newest_and_drops_the_rest() -> None:
     seen: list[int] = []
     dropped: list[int] = []
@@ -178,7 +218,7 @@ def test_the_worker_keeps_the_newest_and_drops_the_rest() -> None:
         started.set()
         assert go.wait(5)
 
-    worker = Worker(work, lambda: dropped.append(1))
+    worker = Worker(work, lambda: dropped.append(1), unexpected)
     worker.submit(0)
     assert started.wait(5)
     for item in range(1, 10):
@@ -203,7 +243,7 @@ def test_stopping_drops_what_waits_and_finishes_what_is_in_work() -> None:
         time.sleep(0.05)
         seen.append(item)
 
-    worker = Worker(work, lambda: dropped.append(1))
+    worker = Worker(work, lambda: dropped.append(1), unexpected)
     worker.submit(0)
     assert started.wait(5)
     worker.submit(1)
@@ -221,7 +261,7 @@ def test_a_worker_with_room_keeps_the_order_and_drops_the_oldest() -> None:
         started.set()
         assert go.wait(5)
 
-    worker = Worker(work, lambda: dropped.append(1), room=3)
+    worker = Worker(work, lambda: dropped.append(1), unexpected, room=3)
     worker.submit(0)
     assert started.wait(5)
     for item in range(1, 6):

@@ -11,6 +11,7 @@ from rclpy.node import Node
 from stfm_ros import messages
 from stfm_ros.nodes.conversion import to_ros
 from stfm_ros.nodes.statistics import Statistics, Throttle
+from stfm_ros.nodes.subscription import guarded
 
 OK, WARN, ERROR = 0, 1, 2
 
@@ -40,7 +41,8 @@ class Diagnostics:
         self._faults_reported = 0
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # On the steady clock: with use_sim_time, a silent /clock would silence the diagnostics that tell of it.
-        self._timer = node.create_timer(period_s, self.publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        publish = guarded(self.publish, self._failed, "the lines of /diagnostics")
+        self._timer = node.create_timer(period_s, publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def publish(self) -> None:
         """Publish now, and log why an input is silent."""
@@ -64,6 +66,11 @@ class Diagnostics:
         stamp_ns = self._node.get_clock().now().nanoseconds
         fields = messages.diagnostics(stamp_ns, name, level, summary, {**values, **self._about, **topics})
         self._publisher.publish(to_ros(DiagnosticArray, fields))
+
+    def _failed(self, kind: str, reason: str) -> None:
+        self._statistics.fault(kind, reason)
+        if self._throttle.allows("diagnostics"):
+            self._node.get_logger().error(f"cannot publish /diagnostics: {reason}")
 
     def close(self) -> None:
         """Stop."""

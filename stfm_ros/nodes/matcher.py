@@ -29,7 +29,7 @@ from stfm_ros.nodes.logs import forwarded
 from stfm_ros.nodes.odometry import NodeOdometry
 from stfm_ros.nodes.outputs import Outputs
 from stfm_ros.nodes.services import Services
-from stfm_ros.nodes.statistics import Statistics, Throttle
+from stfm_ros.nodes.statistics import Statistics, Throttle, shortened
 from stfm_ros.nodes.worker import Worker
 from stfm_ros.tracker import Tracker
 
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     Load = Callable[[MatcherConfig], Matcher]
 
 LOG_PERIOD_S = 5.0
+#: an image that takes longer is reported
+STUCK_S = 10.0
+#: how long the image in work may hold up the end of the process
+PATIENCE_S = 1.0
 #: stages of an image that are not the node's own work; what remains of the total is its overhead
 NOT_OVERHEAD = ("wait", "features", "pair", "pose")
 
@@ -122,8 +126,11 @@ class MatcherNode(LifecycleNode):
         self._paused = False
         self._errands: deque[Callable[[], None]] = deque()  # for the thread of the worker, before its next image
         wanted = self._config.node
-        self._worker = Worker(self._process, self._statistics.drop, 1 if wanted.policy == "newest" else wanted.queue)
-        self._inputs = Inputs(self, self._config, self._receive, self._odometry.scale, self._fault)
+        room = 1 if wanted.policy == "newest" else wanted.queue
+        self._worker = Worker(self._process, self._statistics.drop, self._broken, room)
+        self._inputs = Inputs(
+            self, self._config, self._receive, self._odometry.scale, self._fault, self._statistics.lose
+        )
         topics = filter(None, (self._inputs.image_topic, self._inputs.info_topic, self._inputs.scale_topic))
         self.get_logger().info(f"subscribed to {', '.join(topics)} (images {wanted.reliability})")
         return result
@@ -141,18 +148,24 @@ class MatcherNode(LifecycleNode):
             self._triggers.close()
             self._diagnostics.close()
             self._outputs = None
+            self._odometry.close()
             del self._matcher, self._tracker, self._odometry
         return TransitionCallbackReturn.SUCCESS
 
     on_shutdown = on_cleanup
     on_error = on_cleanup
 
-    def stop(self) -> None:
-        """Unsubscribe and finish the image in work; does nothing where the node is not active."""
+    def stop(self, patience_s: float | None = None) -> None:
+        """Unsubscribe and finish the image in work; does nothing where the node is not active.
+
+        Args:
+            patience_s: how long it may take; None is for ever.
+        """
         if self._inputs is not None:
             self._inputs.close()
             self._inputs = None
-            self._worker.stop()
+            if not self._worker.stop(patience_s):
+                self.get_logger().warning(f"left the image in work after {patience_s} s")
 
     def _receive(self, frame: Frame) -> None:
         age_ns = self.get_clock().now().nanoseconds - messages.stamp_ns(frame.image.header)
@@ -233,7 +246,13 @@ class MatcherNode(LifecycleNode):
             return False
         return True
 
+    def _broken(self, fault: Exception) -> None:
+        """A frame ended with an exception that nobody expected."""
+        self._fault("internal", f"{type(fault).__name__}: {fault}; please report this with the image")
+        self._statistics.fail()
+
     def _fault(self, kind: str, reason: str) -> None:
+        reason = shortened(reason)
         self._statistics.fault(kind, reason)
         if self._throttle.allows(kind):
             self.get_logger().warning(f"{kind}: {reason}")
@@ -244,7 +263,16 @@ class MatcherNode(LifecycleNode):
         topics = {"image_topic": self._inputs.image_topic, "camera_info_topic": self._inputs.info_topic}
         if self._inputs.scale_topic:
             topics["scale_topic"] = self._inputs.scale_topic
-        return {**topics, **self._odometry.about(), "paused": str(self._paused).lower()}, self._inputs.silence()
+        return {**topics, **self._odometry.about(), "paused": str(self._paused).lower()}, self._silence(self._inputs)
+
+    def _silence(self, inputs: Inputs) -> Mapping[str, str]:
+        """Why nothing comes in, by topic, or nothing comes out."""
+        busy_s = self._worker.busy_s
+        if busy_s < STUCK_S:
+            return inputs.silence()
+        name = self._matcher.runtime_name
+        why = f"the runtime {name} may hang (driver, GPU, a machine without memory); restart the node if it goes on"
+        return {**inputs.silence(), "worker": f"one image has been in work for {busy_s:.0f} s: {why}"}
 
 
 def main(args: Sequence[str] | None = None, load: Load = load_matcher) -> int:
@@ -255,10 +283,22 @@ def main(args: Sequence[str] | None = None, load: Load = load_matcher) -> int:
     """
     rclpy.init(args=args)
     try:
+        return _run(load)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    except Exception:
+        if rclpy.ok():
+            raise
+        return 0  # SIGTERM came during the start, and rclpy closed what was just being made
+    finally:
+        rclpy.try_shutdown()
+
+
+def _run(load: Load) -> int:
+    try:
         node = MatcherNode(load)
     except StfmError as fault:
         print(f"matcher: {fault}", file=sys.stderr)
-        rclpy.try_shutdown()
         return 2
     try:
         if node.autostart:
@@ -266,12 +306,9 @@ def main(args: Sequence[str] | None = None, load: Load = load_matcher) -> int:
                 if step() != TransitionCallbackReturn.SUCCESS:
                     return 1
         rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
     finally:
-        node.stop()
+        node.stop(PATIENCE_S)
         node.destroy_node()
-        rclpy.try_shutdown()
     return 0
 
 

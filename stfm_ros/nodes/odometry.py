@@ -18,6 +18,10 @@ from stfm_ros.types import FloatArray
 if TYPE_CHECKING:
     from stfm_ros.tracker import Track
 
+NO_FRAME = (
+    "no odometry: the images have no frame_id, so nothing can be said of where the camera is; set it in the driver "
+    "(its parameter is often frame_id or camera_frame)"
+)
 NO_SCALE = (
     "no odometry: one camera sees no length and odometry.scale is none; set it to depth, odometry or twist, or set "
     "odometry.allow_unscaled for a trajectory whose unit is the first translation"
@@ -40,6 +44,8 @@ class NodeOdometry:
         self.scale: ScaleSource | None = None if kind == "none" else SOURCES[kind][0](config.odometry, None)
         self._mounting = Mounting(node, config.odometry.base_frame) if config.odometry.base_frame else None
         self._odometer: Odometer | None = None
+        self._camera_frame = ""
+        self._before = 0, 0  # restarts and gaps of the cameras before this one
         self._said: str | None = None
         self._log = node.get_logger()
 
@@ -65,7 +71,12 @@ class NodeOdometry:
     @property
     def restarts(self) -> int:
         """How often it began anew."""
-        return 0 if self._odometer is None else self._odometer.restarts
+        return self._before[0] + (0 if self._odometer is None else self._odometer.restarts)
+
+    @property
+    def gaps(self) -> int:
+        """How often the chain was interrupted."""
+        return self._before[1] + (0 if self._odometer is None else self._odometer.gaps)
 
     def reset(self) -> None:
         """Begin anew at the origin; call it between two tracks."""
@@ -77,6 +88,9 @@ class NodeOdometry:
         if not self.enabled:
             self._say(NO_SCALE)
             return None
+        if self._odometer is not None and track.frame_id != self._camera_frame:  # mounted elsewhere
+            self._before = self.restarts + 1, self.gaps
+            self._odometer = None
         if self._odometer is None and not self._begin(track.frame_id):
             return None
         assert self._odometer is not None
@@ -87,10 +101,19 @@ class NodeOdometry:
         if not self.enabled:
             return {"odometry": NO_SCALE}
         metres = "without metric scale" if self.scale is None else f"metric by {self._config.odometry.scale}"
-        gaps = 0 if self._odometer is None else self._odometer.gaps
-        return {"odometry": metres, "odometry_gaps": str(gaps), "odometry_restarts": str(self.restarts)}
+        if self._odometer is None and self._said is not None:
+            metres = self._said
+        return {"odometry": metres, "odometry_gaps": str(self.gaps), "odometry_restarts": str(self.restarts)}
+
+    def close(self) -> None:
+        """Stop to listen to TF."""
+        if self._mounting is not None:
+            self._mounting.close()
 
     def _begin(self, camera_frame: str) -> bool:
+        if not camera_frame:
+            self._say(NO_FRAME)
+            return False
         mounted = None
         if self._mounting is not None:
             found = self._mounting.find(camera_frame)
@@ -100,6 +123,7 @@ class NodeOdometry:
             mounted = found
             if self.scale is not None:
                 self.scale.camera_in_base = mounted
+        self._camera_frame = camera_frame
         self._odometer = Odometer(self._config.odometry, self._config.pose, mounted)
         base = self._config.odometry.base_frame or camera_frame
         self._say(f"odometry of {base} in {self._config.odometry.odom_frame}, {self.about()['odometry']}")
@@ -132,6 +156,10 @@ class Mounting:
         self._buffer: Any = tf2_ros.Buffer()
         self._listener: Any = tf2_ros.TransformListener(self._buffer, node)
         self._fault: type[Exception] = tf2_ros.TransformException
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._listener.unregister()
 
     def find(self, camera_frame: str) -> FloatArray | str:
         """(4, 4) camera to base, or why it is not known."""

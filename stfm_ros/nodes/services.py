@@ -34,7 +34,11 @@ class Services:
     @staticmethod
     def _answering(action: Action) -> Callable[[Any, Any], Any]:
         def answer(request: Any, response: Any) -> Any:
-            said = action()
+            try:
+                said = action()
+            except Exception as fault:  # it would end the node
+                response.success, response.message = False, f"{type(fault).__name__}: {fault}; please report this"
+                return response
             response.success = said is not None
             response.message = NOT_ACTIVE if said is None else said
             return response

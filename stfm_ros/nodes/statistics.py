@@ -18,6 +18,7 @@ import numpy as np
 WINDOW = 300
 RATE_WINDOW_S = 5.0
 _TIMES = 4096  # moments that are kept for the rates
+_LONGEST = 1000  # characters of a fault: a message may hold text and numbers without end
 
 
 class Statistics:
@@ -47,6 +48,11 @@ class Statistics:
         with self._lock:
             self._counts["dropped"] += 1
 
+    def lose(self, number: int) -> None:
+        """So many images were sent and never came, as the middleware says."""
+        with self._lock:
+            self._counts["lost"] += number
+
     def place(self, placed: bool) -> None:
         """An image was given to the odometry, which placed it or not."""
         with self._lock:
@@ -72,7 +78,7 @@ class Statistics:
         """Something is wrong with an input; it may still give a result (an image without its camera_info)."""
         with self._lock:
             self._faults[kind] += 1
-            self._last_error = f"{kind}: {reason}"
+            self._last_error = shortened(f"{kind}: {reason}")
 
     @property
     def faults(self) -> int:
@@ -85,7 +91,7 @@ class Statistics:
         with self._lock:
             count = self._counts
             done = count["processed"] + count["dropped"]
-            lines = {name: str(count[name]) for name in ("received", "processed", "dropped", "failed")}
+            lines = {name: str(count[name]) for name in ("received", "processed", "dropped", "failed", "lost")}
             lines["in_flight"] = str(count["received"] - done)
             lines |= {f"fault.{kind}": str(number) for kind, number in sorted(self._faults.items())}
             lines |= {f"status.{status}": str(number) for status, number in sorted(self._statuses.items())}
@@ -115,6 +121,11 @@ class Throttle:
             return False
         self._last[kind] = now
         return True
+
+
+def shortened(text: str) -> str:
+    """A text of bounded length."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text)} characters)"
 
 
 def _percentiles(name: str, values: Iterable[float]) -> dict[str, str]:

@@ -32,10 +32,16 @@ class InputWatch:
         self._remedy = remedy
         self._setting = setting
         self._last = time.monotonic()
+        self._missed = 0
+
+    def missed(self, number: int) -> None:
+        """So many messages were sent and never came."""
+        self._missed += number
 
     def seen(self) -> None:
         """A message came in."""
         self._last = time.monotonic()
+        self._missed = 0
 
     def silence(self) -> str:
         """Why there is no message; empty while there are messages, or not yet too long none."""
@@ -60,6 +66,11 @@ class InputWatch:
             if compatibility == QoSCompatibility.ERROR:
                 offered = _reliability(publisher.qos_profile)
                 return f"{name} offers {offered}; set {self._setting} to {offered} ({reason.strip('; ')})"
+        if self._missed:
+            return (
+                f"{self._missed} messages were sent in this time and lost on the way: use config/fastdds_shm.xml in "
+                "both processes, or node.compressed"
+            )
         names = ", ".join(f"{one.node_namespace.rstrip('/')}/{one.node_name}" for one in publishers)
         return (
             f"{names} publishes it with a fitting QoS, yet nothing arrives: the driver or the bag may be paused, or "
