@@ -7,6 +7,7 @@ A match satisfies ``x1' [t]x R x0 = 0``. ``R <- exp(w) R`` and ``t <- t + B d`` 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -17,10 +18,20 @@ from stfm_ros.geometry.noise import (
     UNKNOWN_ROTATION,
     estimate_covariance,
     noise_px,
-    robust_cost,
     scale_px,
 )
-from stfm_ros.geometry.rays import Rays, angular, in_front, nearest_rotation, skew, squares, tangent, unit
+from stfm_ros.geometry.rays import (
+    GENERATORS,
+    Rays,
+    angular,
+    in_front,
+    nearest_rotation,
+    skew,
+    squares,
+    tangent,
+    unit,
+)
+from stfm_ros.geometry.robust import ENOUGH, ROUGHLY, Motion, minimise
 from stfm_ros.types import BoolArray, FloatArray
 
 #: a point's depth may leave what its noise allows by so many standard deviations
@@ -28,6 +39,8 @@ DEPTH_SIGMAS = 3.0
 #: inverse depths spread around their median; further than so many of their (logarithmic) deviations is no scene
 NEAR_DEVIATIONS = 3.5
 MIN_DEVIATION = 0.25
+#: two motions this near each other are one; ten times as much in the direction of translation
+SAME_RAD = 1e-3
 
 
 @dataclass(frozen=True)
@@ -81,23 +94,33 @@ def refine(rays: Rays, starts: list[tuple[FloatArray, FloatArray]], inlier_px: f
     There are several starts, since a scene that is nearly a plane has a second minimum near the plane's other
     decomposition; what cannot be ruled out is kept. All have the scale of the first one found.
     """
-    coarse = [levenberg_marquardt(rays, *start, inlier_px, rounds=6) for start in starts]
-    costs = [robust_cost(sampson_px(rays, *motion) / rays.sigma, inlier_px) for motion in coarse]
-    close = 1.1 * min(costs) + 20 * inlier_px**2  # more than the coarse loss can be wrong by
-    order = [i for i in np.argsort(costs).tolist() if costs[i] <= close]
+    found = (_minimise(rays, *start, inlier_px, 6, ROUGHLY) for start in starts)
+    coarse = sorted(found, key=lambda motion: motion.cost)
+    close = 1.1 * coarse[0].cost + 20 * inlier_px**2  # more than the coarse loss can be wrong by
     minima: list[Minimum] = []
     scale = 0.0
-    for R, t in (coarse[i] for i in order):
+    for i, (R, t, cost) in enumerate(coarse):
+        if cost > close or any(_alike(R, t, other) for other in coarse[:i]):
+            continue
         for _ in range(2):  # which depths are possible follows from the motion, and the motion from them
             kept = rays.take(possible_depth(rays, R, t, inlier_px))
             if not minima:
                 scale = scale_px(sampson_px(kept, R, t) / kept.sigma, inlier_px)
-            R, t = levenberg_marquardt(kept, R, t, scale)
+            R, t, _ = _minimise(kept, R, t, scale, 15, ENOUGH)
         possible = possible_depth(rays, R, t, inlier_px)
         squared = (sampson_px(rays, R, t) / rays.sigma) ** 2
         cost = float(np.where(possible, squared / (1 + squared / scale**2), scale**2).sum())
         minima.append(Minimum(R, t, scale, cost, possible))
     return sorted(minima, key=lambda minimum: minimum.cost)
+
+
+def _minimise(rays: Rays, R: FloatArray, t: FloatArray, scale: float, rounds: int, enough: float) -> Motion:
+    return minimise(partial(linearise, rays), step_on, R, t, scale, rounds, enough)
+
+
+def _alike(R: FloatArray, t: FloatArray, other: Motion) -> bool:
+    """Whether two starts have come to the same minimum."""
+    return bool(np.abs(R - other.R).max() < SAME_RAD and np.abs(t - other.t).max() < 10 * SAME_RAD)
 
 
 def possible_depth(rays: Rays, R: FloatArray, t: FloatArray, inlier_px: float) -> BoolArray:
@@ -139,8 +162,8 @@ def covariance_of(rays: Rays, best: Minimum, others: list[Minimum]) -> FloatArra
     """
     R, t = best.R, best.t
     kept = rays.take(best.possible)
-    residuals, jacobian, basis = linearise(kept, R, t)
-    estimate = estimate_covariance(residuals[:, None], jacobian[:, None], kept.points0_px, best.scale_px)
+    residuals, jacobian = linearise(kept, R, t)
+    estimate = estimate_covariance(residuals[:, None], jacobian.T[:, None], kept.points0_px, best.scale_px)
     # what the matches leave open is known as well as by no match at all
     unknown = np.sqrt([UNKNOWN_ROTATION] * 3 + [UNKNOWN_DIRECTION] * 2)
     values, axes = np.linalg.eigh(estimate.covariance / np.outer(unknown, unknown))
@@ -148,7 +171,7 @@ def covariance_of(rays: Rays, best: Minimum, others: list[Minimum]) -> FloatArra
     parameters = (axes * (values / (1 + values))) @ axes.T
     moved = np.zeros((6, 5))
     moved[:3, :3] = -R.T @ skew(t)
-    moved[:3, 3:] = -R.T @ basis
+    moved[:3, 3:] = -R.T @ tangent(t)
     moved[3:, :3] = -R.T
     covariance: FloatArray = moved @ parameters @ moved.T
     position = -R.T @ t
@@ -171,47 +194,28 @@ def sampson_px(rays: Rays, R: FloatArray, t: FloatArray) -> FloatArray:
     return residuals
 
 
-def linearise(rays: Rays, R: FloatArray, t: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Weighted Sampson errors (n,), their derivatives (n, 5) by (w, d), and the (3, 2) basis of d."""
-    basis = tangent(t)
-    E = skew(t) @ R
-    turned = [skew(t) @ skew(axis) @ R for axis in np.eye(3)]
-    derivatives = np.stack([*turned, *(skew(direction) @ R for direction in basis.T)])  # (5, 3, 3)
-    lines1, lines0 = rays.x0 @ E.T, rays.x1 @ E
-    d_lines1 = (rays.x0 @ derivatives.reshape(15, 3).T).reshape(-1, 5, 3)
-    d_lines0 = (rays.x1 @ derivatives.transpose(1, 0, 2).reshape(3, 15)).reshape(-1, 5, 3)
-    algebraic = np.sum(rays.x1 * lines1, axis=1)
-    d_algebraic = (d_lines1 @ rays.x1[:, :, None])[..., 0]
-    square1, square0 = rays.pixel1**2, rays.pixel0**2
-    norm = np.sqrt(np.maximum(squares(lines1) * square1 + squares(lines0) * square0, 1e-30))
-    d_norm = (d_lines1[..., :2] @ (lines1[:, :2] * square1[:, None])[:, :, None])[..., 0]
-    d_norm += (d_lines0[..., :2] @ (lines0[:, :2] * square0[:, None])[:, :, None])[..., 0]
-    jacobian = d_algebraic / norm[:, None] - d_norm * (algebraic / norm**3)[:, None]
-    return algebraic / norm / rays.sigma, jacobian / rays.sigma[:, None], basis
+def linearise(rays: Rays, R: FloatArray, t: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Weighted Sampson errors (n,) and their derivatives (5, n) by ``(w, d)``."""
+    cross = skew(t)
+    E = cross @ R
+    by_turn, by_direction = cross @ (GENERATORS @ R), np.tensordot(tangent(t).T, GENERATORS, 1) @ R
+    derivatives = np.concatenate([by_turn, by_direction]).reshape(5, 9)
+    x0, x1 = np.ascontiguousarray(rays.x0.T), np.ascontiguousarray(rays.x1.T)
+    lines1, lines0 = E @ x0, E.T @ x1
+    scaled1, scaled0 = lines1[:2] * rays.pixel1**2, lines0[:2] * rays.pixel0**2
+    norm = np.sqrt(np.maximum((lines1[:2] * scaled1 + lines0[:2] * scaled0).sum(axis=0), 1e-30))
+    residuals = (x1 * lines1).sum(axis=0) / norm
+    # by the entries of E, (3, 3, n): x1 x0^T / norm, less what the norm changes
+    shrink = residuals / norm
+    left, right = x1.copy(), np.zeros_like(x0)
+    left[:2] -= shrink * scaled1
+    right[:2] = shrink * scaled0
+    by_entry = left[:, None] * x0 - x1[:, None] * right
+    weight = 1 / (norm * rays.sigma)
+    return residuals / rays.sigma, (derivatives @ by_entry.reshape(9, -1)) * weight
 
 
-def levenberg_marquardt(
-    rays: Rays, R: FloatArray, t: FloatArray, scale_px: float, rounds: int = 15
-) -> tuple[FloatArray, FloatArray]:
-    """The minimum of ``sum r^2 / (1 + r^2 / scale^2)`` (Geman-McClure) over R (3) and the direction of t (2)."""
-    damping = 1e-4
-    residuals, jacobian, basis = linearise(rays, R, t)
-    cost = robust_cost(residuals, scale_px)
-    for _ in range(rounds):
-        weighted = jacobian * (1 / (1 + (residuals / scale_px) ** 2) ** 2)[:, None]
-        information = weighted.T @ jacobian
-        damped = information + damping * np.diag(np.diag(information) + 1e-12)
-        step = -np.linalg.lstsq(damped, weighted.T @ residuals, rcond=None)[0]
-        R_new = np.asarray(cv2.Rodrigues(step[:3])[0]) @ R
-        t_new = t + basis @ step[3:]
-        t_new /= np.linalg.norm(t_new)
-        residuals_new, jacobian_new, basis_new = linearise(rays, R_new, t_new)
-        cost_new = robust_cost(residuals_new, scale_px)
-        gain = cost - cost_new
-        if gain > 0:
-            R, t, residuals, jacobian, basis = R_new, t_new, residuals_new, jacobian_new, basis_new
-            cost = cost_new
-        if abs(gain) <= 1e-6 * cost:
-            break
-        damping *= 0.1 if gain > 0 else 10.0
-    return R, t
+def step_on(R: FloatArray, t: FloatArray, step: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The motion after a step ``(w, d)``."""
+    moved = t + tangent(t) @ step[3:]
+    return np.asarray(cv2.Rodrigues(step[:3])[0]) @ R, moved / np.linalg.norm(moved)

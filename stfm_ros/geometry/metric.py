@@ -8,15 +8,17 @@ for little where the baseline is short, as it should.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
 
 from stfm_ros.config import PoseConfig
 from stfm_ros.errors import ImageError
-from stfm_ros.geometry.noise import SCALE, estimate_covariance, noise_px, robust_cost
+from stfm_ros.geometry.noise import SCALE, estimate_covariance, noise_px
 from stfm_ros.geometry.rays import Rays, angles, skew
 from stfm_ros.geometry.relative import DEFAULTS, estimate_relative_pose
+from stfm_ros.geometry.robust import ENOUGH, ROUGHLY, Motion, minimise
 from stfm_ros.types import BoolArray, Camera, Float32Array, FloatArray, Matches, PoseStatus, RelativePose
 
 #: depth that differs by more than this share from a pixel to its neighbours lies on an edge and is left out
@@ -25,6 +27,8 @@ EDGE = 0.05
 MIN_SCALE_POINTS = 5
 #: points whose extent is below this share of their distance in all but one direction lie on a line
 LINE = 0.01
+#: a point that comes nearer than this share of its depth counts as behind the camera
+NEAREST = 1e-3
 
 
 @dataclass(frozen=True)
@@ -96,14 +100,14 @@ def estimate_metric_pose(
         return _two_view(matches, camera0, camera1, points, config, "no pose explains the matches with depth")
     limit = points.limit(config.inlier_px)
     R, t, scale = _refine(points, *start, limit)
-    residuals, jacobian = points.linearise(R, t)
-    inliers: BoolArray = np.asarray((np.abs(residuals) < limit).all(axis=1))
+    residuals, jacobian = points.linearise(points.along(R, t), R, t)
+    inliers: BoolArray = np.asarray((np.abs(residuals) < limit).all(axis=0))
     count = int(inliers.sum())
     if count < config.min_inliers or _on_a_line(points.X0[inliers]):
         why = f"{count} matches with depth agree on a pose, fewer than {config.min_inliers}"
         why = why if count < config.min_inliers else f"{count} matches with depth lie on a line"
         return _two_view(matches, camera0, camera1, points, config, why)
-    estimate = estimate_covariance(residuals, jacobian, points.rays.points0_px, scale)
+    estimate = estimate_covariance(residuals.T, jacobian.T, points.rays.points0_px, scale)
     moved = np.zeros((6, 6))
     moved[:3, :3], moved[:3, 3:], moved[3:, :3] = -R.T @ skew(t), -R.T, -R.T
     covariance = moved @ estimate.covariance @ moved.T
@@ -157,33 +161,43 @@ class _Points:
         """Of a weighted residual of an inlier: two axes, of which the Sampson error sees one, shared by two images."""
         return max(float(np.sqrt(2) * inlier_px / np.median(self.sigma_px)), 1.0)
 
-    def linearise(self, R: FloatArray, t: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Reprojection errors (m, 2) in standard deviations, and their derivatives (m, 2, 6) by ``(w, d)``.
+    def along(self, R: FloatArray, t: FloatArray) -> FloatArray:
+        """(2, m) how far a standard deviation of its depth moves each point in image 1, in its pixels."""
+        turned = R @ self.X0.T
+        x, y, z = turned + t[:, None]
+        z = np.where(z <= NEAREST * self.X0[:, 2], self.X0[:, 2], z)
+        by_depth: FloatArray = (turned[:2] - np.stack([x, y]) * (turned[2] / z)) / (z * self.rays.pixel1)
+        return by_depth * (self.sigma_z / self.X0[:, 2])
 
-        The covariance of each is ``sigma^2 I + sigma_z^2 g g^T``, ``g`` being how the point moves with its depth.
+    def linearise(self, along: FloatArray, R: FloatArray, t: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Reprojection errors (2, m) in standard deviations, and their derivatives (6, 2, m) by ``(w, d)``.
+
+        The covariance of each is ``sigma^2 I + g g^T``, ``g`` being what :meth:`along` has said.
         """
-        turned = self.X0 @ R.T
-        X1 = turned + t
-        behind = X1[:, 2] <= 1e-3 * self.X0[:, 2]
-        z = np.where(behind, self.X0[:, 2], X1[:, 2])
-        seen = X1[:, :2] / z[:, None]
-        by_point = np.zeros((len(self), 2, 3))
-        by_point[:, 0, 0] = by_point[:, 1, 1] = 1 / z
-        by_point[:, :, 2] = -seen / z[:, None]
-        by_point /= self.rays.pixel1[:, None, None]
-        errors = (seen - self.rays.x1[:, :2]) / self.rays.pixel1[:, None]
-        errors[behind], by_point[behind] = 1e6, 0.0
-        along = (by_point @ (self.rays.x0 @ R.T)[:, :, None])[..., 0] * self.sigma_z[:, None]
-        squared = np.sum(along**2, axis=1)
+        x, y, w = turned = R @ self.X0.T
+        u, v, z = turned + t[:, None]
+        behind = z <= NEAREST * self.X0[:, 2]
+        z = np.where(behind, self.X0[:, 2], z)
+        u, v = u / z, v / z
+        errors = (np.stack([u, v]) - self.rays.x1[:, :2].T) / self.rays.pixel1
+        # of u and v by d: (1, 0, -u) / z and (0, 1, -v) / z; by w: the product of the turned point with these
+        by_motion = np.zeros((2, 6, len(self)))
+        by_motion[0, 0], by_motion[0, 1], by_motion[0, 2] = -y * u, w + x * u, -y
+        by_motion[1, 0], by_motion[1, 1], by_motion[1, 2] = -w - y * v, x * v, x
+        by_motion[0, 3] = by_motion[1, 4] = 1
+        by_motion[0, 5], by_motion[1, 5] = -u, -v
+        by_motion /= z * self.rays.pixel1
+        errors[:, behind], by_motion[:, :, behind] = 1e6, 0.0
+        squared = (along**2).sum(axis=0)
         less = 1 - self.sigma_px / np.sqrt(self.sigma_px**2 + squared)  # how much an error along g counts less
-        outer = along[:, :, None] * along[:, None, :] / np.maximum(squared, 1e-30)[:, None, None]
-        whiten = (np.eye(2) - less[:, None, None] * outer) / self.sigma_px[:, None, None]
-        by_turn = np.zeros((len(self), 3, 3))  # d(w x X) / dw = -[X]x
-        x, y, w = turned.T
-        by_turn[:, 0, 1], by_turn[:, 0, 2], by_turn[:, 1, 2] = w, -y, x
-        by_turn -= by_turn.transpose(0, 2, 1)
-        jacobian = np.concatenate([by_point @ by_turn, by_point], axis=2)
-        return (whiten @ errors[:, :, None])[..., 0], whiten @ jacobian
+        part = less * along / np.maximum(squared, 1e-30)
+        errors -= part * (along * errors).sum(axis=0)
+        by_motion -= part[:, None] * (along[:, None] * by_motion).sum(axis=0)
+        return errors / self.sigma_px, (by_motion / self.sigma_px).transpose(1, 0, 2)
+
+    def minimise(self, R: FloatArray, t: FloatArray, scale: float, rounds: int, enough: float) -> Motion:
+        """The minimum of the loss with the noise of depth as it is seen at the start."""
+        return minimise(partial(self.linearise, self.along(R, t)), _step_on, R, t, scale, rounds, enough)
 
 
 def _depth_at(depth0: Float32Array, points_px: FloatArray) -> FloatArray:
@@ -224,36 +238,17 @@ def _robust_pose(points: _Points, config: PoseConfig) -> tuple[FloatArray, Float
 
 def _refine(points: _Points, R: FloatArray, t: FloatArray, limit: float) -> tuple[FloatArray, FloatArray, float]:
     """R, t at the minimum of the robust loss and its scale, which follows the noise."""
-    R, t = _levenberg_marquardt(points, R, t, limit, rounds=6)
+    R, t, _ = points.minimise(R, t, limit, 6, ROUGHLY)
     scale = limit
     for _ in range(2):
-        scale = float(np.clip(SCALE * noise_px(points.linearise(R, t)[0], limit), 0.1 * limit, 1.5 * limit))
-        R, t = _levenberg_marquardt(points, R, t, scale)
+        residuals = points.linearise(points.along(R, t), R, t)[0]
+        scale = float(np.clip(SCALE * noise_px(residuals, limit), 0.1 * limit, 1.5 * limit))
+        R, t, _ = points.minimise(R, t, scale, 12, ENOUGH)
     return R, t, scale
 
 
-def _levenberg_marquardt(
-    points: _Points, R: FloatArray, t: FloatArray, scale: float, rounds: int = 12
-) -> tuple[FloatArray, FloatArray]:
-    damping = 1e-4
-    residuals, jacobian = points.linearise(R, t)
-    cost = robust_cost(residuals, scale)
-    for _ in range(rounds):
-        rows, flat = jacobian.reshape(-1, 6), residuals.ravel()
-        weighted = rows * (1 / (1 + (flat / scale) ** 2) ** 2)[:, None]
-        information = weighted.T @ rows
-        damped = information + damping * np.diag(np.diag(information) + 1e-12)
-        step = -np.linalg.lstsq(damped, weighted.T @ flat, rcond=None)[0]
-        R_new, t_new = np.asarray(cv2.Rodrigues(step[:3])[0]) @ R, t + step[3:]
-        residuals_new, jacobian_new = points.linearise(R_new, t_new)
-        cost_new = robust_cost(residuals_new, scale)
-        gain = cost - cost_new
-        if gain > 0:
-            R, t, residuals, jacobian, cost = R_new, t_new, residuals_new, jacobian_new, cost_new
-        if abs(gain) <= 1e-9 * cost:
-            break
-        damping *= 0.1 if gain > 0 else 10.0
-    return R, t
+def _step_on(R: FloatArray, t: FloatArray, step: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return np.asarray(cv2.Rodrigues(step[:3])[0]) @ R, t + step[3:]
 
 
 def _on_a_line(X0: FloatArray) -> bool:

@@ -27,13 +27,7 @@ PRIOR_PAIRS = 50
 #: Too small to be seen in one pair of images, it is what keeps 1000 matches from being 1000 times as good as one.
 #: Measured on the network's own matches of rendered scenes (docs/calibration.md)
 FAR_CORRELATION = 0.0004
-_CHUNK = 256  # rows of a matrix of distances at a time: they stay in the cache
-
-
-def robust_cost(residuals: FloatArray, scale: float) -> float:
-    """The loss summed over residuals of any shape."""
-    squares = residuals**2
-    return float(np.sum(squares / (1 + squares / scale**2)))
+_CHUNK = 64  # rows of a matrix of distances at a time
 
 
 def noise_px(residuals_px: FloatArray, inlier_px: float) -> float:
@@ -100,36 +94,51 @@ def _shared_information(
     The fit itself makes residuals of neighbours differ, by ``J_i inverse J_j^T`` of their variance; that is given back.
     """
     n, k, p = jacobian.shape
-    sums, pairs = np.zeros(len(RINGS)), np.zeros(len(RINGS))
-    products = np.zeros((len(RINGS), p, p))
-    flat = jacobian.reshape(n, k * p)
-    spacing = _spacing_px(points_px)
-    limits = [ring * spacing for ring in RINGS]
-    for begin in range(0, n, _CHUNK):
-        rows = slice(begin, begin + _CHUNK)
-        squares = _squared_distances(points_px[rows], points_px)
-        inner = squares == 0  # a match and itself
-        for ring, limit in enumerate(limits):
-            within = squares <= limit**2
-            near = (within & ~inner).astype(np.float64)
-            inner = within
-            sums[ring] += float(np.sum(influence[rows] * (near @ influence)))
-            pairs[ring] += float(near.sum()) * k
-            across = (near @ flat).reshape(-1, p)
-            products[ring] += jacobian[rows].reshape(-1, p).T @ across
+    sums, pairs, products = _over_neighbours(influence, jacobian, points_px)
     mean_square = max(float((influence**2).mean()), 1e-12)
     sums = sums / mean_square + np.tensordot(products, inverse, 2)
     correlation = np.clip(sums / (pairs + 2 * PRIOR_PAIRS), 0, 0.9)
-    values, vectors = np.linalg.eigh(np.tensordot(correlation, products + products.transpose(0, 2, 1), 1) / 2)
+    values, vectors = np.linalg.eigh(np.tensordot(correlation, products, 1))
     shared: FloatArray = (vectors * np.maximum(values, 0)) @ vectors.T
     return shared
 
 
+def _over_neighbours(
+    influence: FloatArray, jacobian: FloatArray, points_px: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Of each of RINGS: the sum of ``psi_i . psi_j`` over ordered pairs of neighbours, their number (times k), and the
+    sum of ``J_i^T J_j`` (p, p)."""
+    n, k, p = jacobian.shape
+    limits = np.array(RINGS) * _spacing_px(points_px)
+    down = np.argsort(points_px[:, 1])  # so that neighbours are near each other in the list too
+    points = points_px[down]
+    columns = np.concatenate([influence[down], jacobian[down].reshape(n, k * p), np.ones((n, 1))], axis=1)
+    columns = columns.astype(np.float32)
+    ends = np.searchsorted(points[:, 1], points[:, 1] + limits[-1], side="right")
+    sums, pairs, products = np.zeros(len(RINGS)), np.zeros(len(RINGS)), np.zeros((len(RINGS), p, p))
+    for begin in range(0, n, _CHUNK):
+        stop = min(begin + _CHUNK, n)
+        some, others = columns[begin:stop], columns[begin : ends[stop - 1]]  # each pair of chunks once
+        squares = _squared_distances(points[begin:stop], points[begin : ends[stop - 1]])
+        inner = (squares == 0).astype(np.float32)  # a match and itself
+        for ring, limit in enumerate(limits):
+            within = (squares <= limit**2).astype(np.float32)
+            near = within - inner
+            near[:, : stop - begin] *= 0.5  # these pairs come twice
+            inner = within
+            across = near @ others
+            sums[ring] += 2 * float(np.sum(some[:, :k] * across[:, :k]))
+            pairs[ring] += 2 * k * float(across[:, -1].sum())
+            product = some[:, k:-1].reshape(-1, p).T @ across[:, k:-1].reshape(-1, p)
+            products[ring] += product + product.T
+    return sums, pairs, products
+
+
 def _spacing_px(points_px: FloatArray) -> float:
-    """Median distance from a point to its nearest neighbour, of about _CHUNK of the points."""
+    """Median distance from a point to its nearest neighbour, of about 200 of the points."""
     if len(points_px) < 2:
         return 1.0
-    some = points_px[:: 1 + len(points_px) // _CHUNK]
+    some = points_px[:: 1 + len(points_px) // 200]
     squares = _squared_distances(some, points_px)
     squares = np.where(squares == 0, np.inf, squares)
     nearest = np.sqrt(squares.min(axis=1))

@@ -5,6 +5,7 @@ Residuals are in pixels of the received image, so that a fisheye's border counts
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from stfm_ros.geometry.points import normalise_points
 from stfm_ros.types import BoolArray, Camera, FloatArray, Matches
+
+
+#: skew(v) is their sum weighted by v
+GENERATORS: FloatArray = np.array(
+    [[[0, 0, 0], [0, 0, -1], [0, 1, 0]], [[0, 0, 1], [0, 0, 0], [-1, 0, 0]], [[0, -1, 0], [1, 0, 0], [0, 0, 0]]],
+    np.float64,
+)
 
 
 @dataclass(frozen=True)
@@ -142,9 +150,9 @@ def skew(v: FloatArray) -> FloatArray:
 
 def tangent(t: FloatArray) -> FloatArray:
     """(3, 2) orthonormal columns at right angles to ``t``."""
-    cross = skew(t / np.linalg.norm(t))
+    cross = skew(t / math.sqrt(t @ t))
     first = cross[int(np.argmin(np.abs(t)))]
-    first = first / np.linalg.norm(first)
+    first = first / math.sqrt(first @ first)
     return np.column_stack([first, cross @ first])
 
 
