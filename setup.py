@@ -46,6 +46,7 @@ EXTRAS = {
     "tensorrt": ["cuda-bindings>=12.6", "tensorrt>=10.3; platform_machine == 'x86_64'"],
     "tensorrt-rtx": ["cuda-bindings>=13", "tensorrt-rtx-cu13>=1.7"],
     "demo": ["matplotlib>=3.5"],
+    "eval": ["evo>=1.28", "poselib>=2.0.4"],
     "test": [
         "pytest>=7,<9",  # launch_testing's pytest plugin breaks under 9
         "pytest-timeout>=2",
@@ -56,6 +57,7 @@ EXTRAS = {
         "colcon-common-extensions>=0.3",
         "matplotlib>=3.5",
         "poselib>=2.0.4",
+        "evo>=1.28",
         "types-PyYAML",
         # builds engines without a GPU; 240 MB installed
         "tensorrt-rtx-cu13>=1.7; platform_machine == 'x86_64' and sys_platform == 'linux'",

@@ -34,11 +34,18 @@ class Classical:
     """Detector and descriptor of OpenCV; mutual nearest neighbours that pass the ratio test.
 
     Args:
+        name: as in tables and messages.
         detector: makes it.
         norm: of the difference of two descriptors, as OpenCV numbers norms.
+
+    Attributes:
+        model_name, weights_hash: as of :class:`stfm_ros.matcher.Matcher`; there are no weights.
     """
 
-    def __init__(self, detector: Callable[[], cv2.Feature2D], norm: int) -> None:
+    weights_hash = ""
+
+    def __init__(self, name: str, detector: Callable[[], cv2.Feature2D], norm: int) -> None:
+        self.model_name = name
         self._detector = detector
         self._norm = norm
 
@@ -77,11 +84,11 @@ class Classical:
 
 
 #: at most 4000 points; AKAZE as many as its threshold gives
-sift = Classical(lambda: cv2.SIFT.create(nfeatures=FEATURES), cv2.NORM_L2)
-orb = Classical(lambda: cv2.ORB.create(nfeatures=FEATURES), cv2.NORM_HAMMING)
-akaze = Classical(lambda: cv2.AKAZE.create(), cv2.NORM_HAMMING)
+sift = Classical("sift", lambda: cv2.SIFT.create(nfeatures=FEATURES), cv2.NORM_L2)
+orb = Classical("orb", lambda: cv2.ORB.create(nfeatures=FEATURES), cv2.NORM_HAMMING)
+akaze = Classical("akaze", lambda: cv2.AKAZE.create(), cv2.NORM_HAMMING)
 
-BASELINES = {"sift": sift, "orb": orb, "akaze": akaze}
+BASELINES = {method.model_name: method for method in (sift, orb, akaze)}
 
 
 def _grey(image: ByteArray) -> ByteArray:

@@ -1,10 +1,10 @@
-"""A folder of colour images, depth and poses (``stfm_ros.rgbd``) to a bag that plays like a camera.
+"""A folder of images, depth and poses (``stfm_ros.rgbd``) to a bag that plays like a camera.
 
 | topic | type | |
 |---|---|---|
 | /camera/image/compressed | sensor_msgs/CompressedImage | the files as they are, JPEG or PNG (the default) |
 | /camera/image | sensor_msgs/Image | rgb8, instead, where asked for |
-| /camera/depth | sensor_msgs/Image | 16UC1, millimetres, pixel-aligned with the image |
+| /camera/depth | sensor_msgs/Image | 16UC1, millimetres, pixel-aligned with the image; where there is depth |
 | /camera/camera_info | sensor_msgs/CameraInfo | of the image and of the depth |
 | /camera/pose | geometry_msgs/PoseStamped | of camera_optical in world: the ground truth |
 
@@ -37,6 +37,8 @@ def import_rgbd(
     compressed: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
     overwrite: bool = False,
+    images: str = "rgb",
+    with_depth: bool = True,
 ) -> int:
     """Write a folder into a new bag.
 
@@ -46,6 +48,7 @@ def import_rgbd(
         compressed: keep the image files as they are on /camera/image/compressed; else raw on /camera/image.
         progress: called with the frames that are done and all frames.
         overwrite: whether a bag of this name is replaced.
+        images, with_depth: see :class:`stfm_ros.rgbd.RgbdFolder`; without depth there is no /camera/depth.
 
     Returns:
         The number of frames.
@@ -54,7 +57,7 @@ def import_rgbd(
         DatasetError: the folder is not laid out as documented; no bag is left behind.
         BagError: the bag cannot be written.
     """
-    source = RgbdFolder(folder)
+    source = RgbdFolder(folder, images, with_depth)
     image_type, compressed_type = IMAGE_TYPES
     with BagWriter(bag, overwrite) as writer:
         for i, (pose, stamp) in enumerate(zip(source.poses, source.stamps_ns.tolist(), strict=True)):
@@ -67,8 +70,9 @@ def import_rgbd(
                 writer.write(COMPRESSED_TOPIC, compressed_type, image, stamp)
             else:
                 writer.write(IMAGE_TOPIC, image_type, messages.image(stamp, CAMERA_FRAME, rgb), stamp)
-            depth = messages.depth_image(stamp, CAMERA_FRAME, source.depth(i))
-            writer.write(DEPTH_TOPIC, image_type, depth, stamp)
+            if with_depth:
+                depth = messages.depth_image(stamp, CAMERA_FRAME, source.depth(i))
+                writer.write(DEPTH_TOPIC, image_type, depth, stamp)
             info = messages.camera_info(stamp, CAMERA_FRAME, source.camera)
             writer.write(CAMERA_INFO_TOPIC, CAMERA_INFO_TYPE, info, stamp)
             writer.write(POSE_TOPIC, POSE_TYPE, messages.pose_stamped(stamp, WORLD_FRAME, pose), stamp)

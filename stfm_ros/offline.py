@@ -27,12 +27,13 @@ import numpy as np
 from stfm_ros import messages
 from stfm_ros.bag_types import CORRESPONDENCES_TYPE, RELATIVE_POSE_TYPE
 from stfm_ros.bags import CAMERA_INFO_TYPE, IMAGE_TYPES, BagReader, BagWriter
-from stfm_ros.errors import StfmError
+from stfm_ros.errors import BagError, StfmError
 from stfm_ros.frames import Frame, FrameWalk
-from stfm_ros.images import is_depth
+from stfm_ros.images import camera_from_info, is_depth
 from stfm_ros.motion import inverse
 from stfm_ros.odometry import OPTICAL_IN_BODY, Odometer
 from stfm_ros.scale import SOURCES, ScaleSource
+from stfm_ros.stereo import StereoScale
 from stfm_ros.tracker import FeatureMatcher, Tracker
 from stfm_ros.trajectory import Trajectory, write_tum
 from stfm_ros.types import FloatArray, PoseStatus
@@ -140,10 +141,10 @@ def run_bag(
     """
     with ExitStack() as stack:
         reader = stack.enter_context(BagReader(bag))
-        images, infos = find_topics(reader, image_topic, camera_info_topic)
-        writer = stack.enter_context(BagWriter(out, overwrite)) if out else None
         wanted = config.odometry
-        result = RunResult(images, infos, scale_topic=find_scale(reader, wanted.scale, scale_topic))
+        images, infos = find_topics(reader, image_topic, camera_info_topic, wanted.scale, scale_topic)
+        writer = stack.enter_context(BagWriter(out, overwrite)) if out else None
+        result = RunResult(images, infos, scale_topic=find_scale(reader, wanted.scale, scale_topic, images))
         scale = SOURCES[wanted.scale][0](wanted, None) if result.scale_topic else None
         feed = _Feed(reader, result, scale)
         walk = FrameWalk(Tracker(matcher, config, scale), result.fault)
@@ -174,12 +175,19 @@ def run_bag(
     return result
 
 
-def find_topics(reader: BagReader, image_topic: str = "", camera_info_topic: str = "") -> tuple[str, str]:
+def find_topics(
+    reader: BagReader, image_topic: str = "", camera_info_topic: str = "", scale: str = "none", scale_topic: str = ""
+) -> tuple[str, str]:
     """The images, depth left out, and their calibration, "" for none, where they are not given.
+
+    Args:
+        scale, scale_topic: the setting ``odometry.scale`` and its topic, which tell the two cameras of a pair apart.
 
     Raises:
         BagError: a topic is not there, or there are several; lists the candidates.
     """
+    if scale == "stereo":
+        image_topic, _ = find_stereo(reader, image_topic, scale_topic)
     images = reader.find_topic(IMAGE_TYPES, image_topic, lambda message: not is_depth(message))
     return images, find_camera_info(reader, images, camera_info_topic)
 
@@ -197,8 +205,11 @@ def find_camera_info(reader: BagReader, image_topic: str, wanted: str = "") -> s
     return ""
 
 
-def find_scale(reader: BagReader, kind: str, wanted: str = "") -> str:
+def find_scale(reader: BagReader, kind: str, wanted: str = "", image_topic: str = "") -> str:
     """The topic that gives the metres, by the setting ``odometry.scale``; "" where it is none.
+
+    Args:
+        image_topic: of the images, beside which a second camera's are looked for.
 
     Raises:
         BagError: it is not there, or there are several; lists the candidates.
@@ -207,7 +218,41 @@ def find_scale(reader: BagReader, kind: str, wanted: str = "") -> str:
         return ""
     if kind == "depth":
         return reader.find_topic(IMAGE_TYPES, wanted, is_depth)
+    if kind == "stereo":
+        return find_stereo(reader, image_topic, wanted)[1]
     return reader.find_topic(SOURCES[kind][1], wanted)
+
+
+def find_stereo(reader: BagReader, first: str = "", second: str = "") -> tuple[str, str]:
+    """The images of the first and of the second camera of a pair, where they are not given.
+
+    The second one's camera_info says how far it is from the first: ``P[0, 3]`` is not 0.
+
+    Raises:
+        BagError: one is not there, or they cannot be told apart; lists the candidates.
+    """
+
+    def is_image(message: Any) -> bool:
+        return not is_depth(message)
+
+    there = [name for name, info in reader.topics.items() if info.type in IMAGE_TYPES and info.count]
+    there = [name for name in there if is_image(next(reader.messages([name]))[1])]
+    if len(there) == 2 and not (first and second):
+        seconds = [name for name in there if _is_second(reader, name)] if not (first or second) else []
+        if len(seconds) == 1:
+            second = seconds[0]
+        others = [name for name in there if name.strip("/") != (first or second).strip("/")]
+        if len(others) == 1:
+            first, second = (first, others[0]) if first else (others[0], second)
+    first, second = (reader.find_topic(IMAGE_TYPES, name, is_image) for name in (first, second))
+    if first == second:
+        raise BagError(f"{first} is named for both cameras: expected two topics; name the second camera's")
+    return first, second
+
+
+def _is_second(reader: BagReader, image_topic: str) -> bool:
+    infos = find_camera_info(reader, image_topic)
+    return bool(infos and camera_from_info(next(reader.messages([infos]))[1]).P[0, 3])
 
 
 def paired_with_info(reader: BagReader, image_topic: str, info_topic: str) -> Iterator[tuple[Any, Any | None, int]]:
@@ -272,7 +317,10 @@ class _Feed:
     """Gives a source of metres its messages as far as the images have come."""
 
     def __init__(self, reader: BagReader, result: RunResult, scale: ScaleSource | None) -> None:
-        self._messages = reader.messages([result.scale_topic]) if scale is not None else iter(())
+        topics = [result.scale_topic]
+        if isinstance(scale, StereoScale):
+            topics += filter(None, [find_camera_info(reader, result.scale_topic)])
+        self._messages = reader.messages(topics) if scale is not None else iter(())
         self._scale = scale
         self._result = result
         self._next: tuple[Any, int] | None = None

@@ -7,6 +7,8 @@
     poses.txt         TUM lines, camera to world; line i belongs to the i-th image
     frames.txt        optional: `stem timestamp` a line, in name order; must agree with rgb/ and poses.txt
 
+The images may be grey, in a folder of another name, and without depth, where that is asked for.
+
 Camera axes are x right, y down, z forward (REP-103 optical); metres and seconds.
 """
 
@@ -29,6 +31,10 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 class RgbdFolder:
     """A folder in the layout above; images are read when they are asked for.
 
+    Args:
+        images: name of the folder of images in it.
+        with_depth: whether there has to be depth; without it, depth/ is not looked at.
+
     Attributes:
         path: the folder.
         names: the stems of the frames, in order.
@@ -42,17 +48,19 @@ class RgbdFolder:
         DatasetError: a part is missing or the counts of images, depth images and poses differ.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, images: str = "rgb", with_depth: bool = True) -> None:
         self.path = Path(path)
-        missing = [name for name in ("intrinsics.yaml", "poses.txt", "rgb", "depth") if not (self.path / name).exists()]
+        self.with_depth = with_depth
+        folders = [images, "depth"] if with_depth else [images]
+        missing = [name for name in ("intrinsics.yaml", "poses.txt", *folders) if not (self.path / name).exists()]
         if missing:
             raise DatasetError(
                 f"{self.path} lacks {', '.join(missing)}: expected a folder with intrinsics.yaml, poses.txt "
-                "(TUM lines, camera to world), rgb/ and depth/"
+                f"(TUM lines, camera to world), {'/ and '.join(folders)}/"
             )
         self.camera, self.depth_scale = read_intrinsics(self.path / "intrinsics.yaml")
-        self._images = _files(self.path / "rgb", IMAGE_SUFFIXES)
-        self._depths = _files(self.path / "depth", (".png",))
+        self._images = _files(self.path / images, IMAGE_SUFFIXES)
+        self._depths = _files(self.path / "depth", (".png",)) if with_depth else []
         self.names = [image.stem for image in self._images]
         trajectory = read_tum(self.path / "poses.txt")
         self.stamps_ns, self.stamps, self.poses = trajectory.stamps_ns, trajectory.stamps, trajectory.poses
@@ -71,7 +79,7 @@ class RgbdFolder:
         return self._images[i]
 
     def depth(self, i: int) -> Float32Array:
-        """The i-th depth image: (H, W) float32 metres, 0 where there is none."""
+        """The i-th depth image of a folder with depth: (H, W) float32 metres, 0 where there is none."""
         raw = self._read(self._depths[i], cv2.IMREAD_UNCHANGED)
         if raw.dtype != np.uint16 or raw.ndim != 2:
             raise DatasetError(
@@ -92,16 +100,20 @@ class RgbdFolder:
         return image
 
     def _check(self) -> None:
-        counts = (len(self.names), len(self._depths), len(self.poses))
-        if min(counts) == 0 or len(set(counts)) != 1:
+        folder = self._images[0].parent.name if self._images else "rgb"
+        counts = [f"{len(self.names)} images in {folder}/", f"{len(self.poses)} lines in poses.txt"]
+        counts[1:1] = [f"{len(self._depths)} in depth/"] if self.with_depth else []
+        numbers = {len(self.names), len(self.poses)} | ({len(self._depths)} if self.with_depth else set())
+        if len(numbers) != 1 or 0 in numbers:
             raise DatasetError(
-                f"{self.path} holds {counts[0]} images in rgb/, {counts[1]} in depth/ and {counts[2]} lines in "
-                "poses.txt: expected the same number of each, at least one"
+                f"{self.path} holds {', '.join(counts[:-1])} and {counts[-1]}: expected the same number of each, at "
+                "least one"
             )
-        for image, depth in zip(self._images, self._depths, strict=True):
+        for image, depth in zip(self._images, self._depths):
             if image.stem != depth.stem:
                 raise DatasetError(
-                    f"{self.path}: rgb/{image.name} stands beside depth/{depth.name}: expected the same stems in both"
+                    f"{self.path}: {folder}/{image.name} stands beside depth/{depth.name}: expected the same stems "
+                    "in both"
                 )
         if (self.path / "frames.txt").is_file():
             self._check_frames(self.path / "frames.txt")

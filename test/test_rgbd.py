@@ -191,3 +191,20 @@ def test_a_damaged_image_leaves_no_bag(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"000002\.png cannot be decoded"):
         import_rgbd(folder, tmp_path / "b.mcap")
     assert [path.name for path in tmp_path.iterdir()] == ["scene"]
+
+
+def test_grey_images_of_another_folder_without_depth(folder: Path, tmp_path: Path) -> None:
+    (folder / "rgb").rename(folder / "image_left")
+    for i in range(3):
+        grey = np.full((12, 16), 40 * i, np.uint8)
+        cv2.imwrite(str(folder / "image_left" / f"{i:06}.png"), grey)
+    with pytest.raises(DatasetError, match=r"scene lacks rgb: expected .* rgb/ and depth/$"):
+        import_rgbd(folder, tmp_path / "none.mcap")
+    assert import_rgbd(folder, tmp_path / "grey.mcap", images="image_left", with_depth=False) == 3
+    with BagReader(tmp_path / "grey.mcap") as bag:
+        assert sorted(bag.topics) == ["/camera/camera_info", "/camera/image/compressed", "/camera/pose"]
+        images = [decode_image(message) for _, message, _ in bag.messages(["/camera/image/compressed"])]
+    assert [image[0, 0].tolist() for image in images] == [[0] * 3, [40] * 3, [80] * 3]
+    (folder / "image_left" / "000002.png").unlink()
+    with pytest.raises(DatasetError, match=r"holds 2 images in image_left/ and 3 lines in poses\.txt: expected the"):
+        import_rgbd(folder, tmp_path / "none.mcap", images="image_left", with_depth=False)

@@ -22,6 +22,7 @@ from stfm_ros.cli.options import (
     about_model,
     add_settings,
     at_least,
+    baselines,
     load_matcher,
     model_line,
     read_config,
@@ -63,7 +64,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
     from stfm_ros.evaluate import WithDepth
 
     config = read_config(options)
-    beside = _baselines(options.methods)
+    beside: dict[str, ColourMethod] = {**baselines(options.methods)}
     solver = options.solver
     if solver == "auto":
         solver = "poselib" if importlib.util.find_spec("poselib") else "opencv"
@@ -99,17 +100,6 @@ def _check_depth(model: str, paths: list[Path], sources: list[PosedImages | None
                 f"{path} holds no depth, which {model} needs (it is an RGB-D model): give a recording with depth "
                 "registered to the images (--depth-topic), or an RGB model"
             )
-
-
-def _baselines(names: str) -> dict[str, ColourMethod]:
-    from stfm_ros.baselines import BASELINES
-    from stfm_ros.cli.command import UsageError
-
-    wanted = [name for name in names.replace(" ", "").split(",") if name not in ("", "none")]
-    unknown = [name for name in wanted if name not in BASELINES]
-    if unknown:
-        raise UsageError(f"--methods {', '.join(unknown)}: expected some of {', '.join(BASELINES)}, or none")
-    return {name: BASELINES[name] for name in wanted}
 
 
 def _open(path: Path, options: argparse.Namespace, stack: ExitStack) -> PosedImages | None:

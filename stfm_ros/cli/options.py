@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
+from stfm_ros.cli.command import UsageError
 from stfm_ros.config import AppConfig, Scalar, Setting, settings
 from stfm_ros.errors import ConfigError
 
 if TYPE_CHECKING:
+    from stfm_ros.baselines import Classical
     from stfm_ros.matcher import Matcher
 
 #: the node's name in the keys of a parameter file: /**, /matcher, /front/matcher, ...
@@ -119,6 +121,21 @@ def load_matcher(config: AppConfig) -> Matcher:
     from stfm_ros.matcher import Matcher
 
     return Matcher.from_pretrained(config.matcher)
+
+
+def baselines(names: str) -> dict[str, Classical]:
+    """The classical matchers of a list such as ``sift,orb``; none of ``none``.
+
+    Raises:
+        UsageError: one of them is not known.
+    """
+    from stfm_ros.baselines import BASELINES
+
+    wanted = [name for name in names.replace(" ", "").split(",") if name not in ("", "none")]
+    unknown = [name for name in wanted if name not in BASELINES]
+    if unknown:
+        raise UsageError(f"--methods {', '.join(unknown)}: expected some of {', '.join(BASELINES)}, or none")
+    return {name: BASELINES[name] for name in wanted}
 
 
 def about_model(matcher: Matcher) -> dict[str, Any]:

@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stfm_ros.cli import trajectories
 from stfm_ros.cli.command import Command, Outcome, Screen, table
-from stfm_ros.cli.options import MODEL_FIELDS, about_model, add_settings, load_matcher, model_line, read_config
+from stfm_ros.cli.options import (
+    MODEL_FIELDS,
+    about_model,
+    add_settings,
+    baselines,
+    load_matcher,
+    model_line,
+    read_config,
+)
 
 if TYPE_CHECKING:
     from stfm_ros.matcher import Matcher
-    from stfm_ros.offline import RunResult
+    from stfm_ros.offline import NamedMatcher, RunResult
     from stfm_ros.tracker import Track
     from stfm_ros.types import ByteArray
 
@@ -30,8 +39,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--picture", type=Path, metavar="FILE", help="picture of the matches of an image half-way")
     parser.add_argument("--image-topic", default="", metavar="TOPIC", help="found where there is only one")
     parser.add_argument("--camera-info-topic", default="", metavar="TOPIC", help="the one beside the image topic")
-    parser.add_argument("--scale-topic", default="", metavar="TOPIC", help="found where there is only one")
+    parser.add_argument("--scale-topic", default="", metavar="TOPIC", help="found where there is only one; stereo: the "
+                        "second camera's images, told by P of its camera_info")
     parser.add_argument("--overwrite", action="store_true", help="replace a bag of this name")
+    trajectories.arguments(parser)
     add_settings(parser, "matcher", "pose", "tracker", "odometry")
 
 
@@ -41,33 +52,35 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
     from stfm_ros.picture_files import check_picture_name, write_picture
 
     config = read_config(options)
+    beside = baselines(options.methods)
     if options.picture:
         check_picture_name(options.picture)
     with BagReader(options.bag) as bag:  # what is wrong with it is told before the model has taken its time
-        find_topics(bag, options.image_topic, options.camera_info_topic)
-        find_scale(bag, config.odometry.scale, options.scale_topic)
+        of_scale = config.odometry.scale, options.scale_topic
+        images, _ = find_topics(bag, options.image_topic, options.camera_info_topic, *of_scale)
+        find_scale(bag, *of_scale, images)
+        where = trajectories.find_truth(bag, options)
+    truth = trajectories.load_truth(options.bag, where, bool(options.ground_truth), screen)
     matcher = load_matcher(config)
     album = _Album()
+
+    def walk(method: NamedMatcher, **wanted: Any) -> RunResult:
+        watch = wanted.pop("watch", lambda track, done, total: None)
+        with screen.progress(f"{method.model_name} on {options.bag.name}") as step:
+
+            def watch_and_step(track: Track | None, done: int, total: int) -> None:
+                watch(track, done, total)
+                step(done, total)
+
+            topics = {name: getattr(options, name) for name in ("image_topic", "camera_info_topic", "scale_topic")}
+            return run_bag(options.bag, method, config, watch=watch_and_step, **topics, **wanted)
+
     began = time.perf_counter()
-    with screen.progress(f"matching {options.bag.name}") as step:
-
-        def watch(track: Track | None, done: int, total: int) -> None:
-            album.add(track, done, total)
-            step(done, total)
-
-        result = run_bag(
-            options.bag,
-            matcher,
-            config,
-            out=options.out,
-            trajectory=options.trajectory,
-            image_topic=options.image_topic,
-            camera_info_topic=options.camera_info_topic,
-            scale_topic=options.scale_topic,
-            overwrite=options.overwrite,
-            watch=watch,
-        )
+    result = walk(matcher, out=options.out, trajectory=options.trajectory, overwrite=options.overwrite, watch=album.add)
     seconds = time.perf_counter() - began
+    rows = [trajectories.judge(f"stfm {matcher.model_name}", result, truth, options.rpe_frames)]
+    for name, method in beside.items():
+        rows.append(trajectories.judge(name, walk(method), truth, options.rpe_frames))
     written: dict[str, int] = {}
     if options.out:  # what counts is what can be read back
         with BagReader(options.out) as bag:
@@ -92,12 +105,16 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
         "out": {"path": options.out, "topics": written} if options.out else None,
         "scale": {"source": config.odometry.scale, "topic": result.scale_topic or None, "metric": result.metric},
         "trajectory": {"path": options.trajectory, "poses": len(result.trajectory), "breaks": result.breaks},
+        "ground_truth": where if truth is not None else None,
+        "rpe_frames": options.rpe_frames,
+        "methods": [row.record() for row in rows],
         "picture": pictured,
         "report": options.report,
     }
     if options.report:
-        _write_report(options.report, record, result, album)
+        _write_report(options.report, record, result, album, rows)
     _show(screen, matcher, record)
+    trajectories.show(screen, rows, options.rpe_frames)
     for kind, reason in result.first_faults.items():
         screen.say(f"stfm: {kind}, {result.faults[kind]} times, first: {reason}")
     return Outcome(record, negative=result.poses == 0)
@@ -179,7 +196,9 @@ def _scale(record: dict[str, Any]) -> str:
     return f"in metres by {scale['source']} of {scale['topic']}"
 
 
-def _write_report(path: Path, record: dict[str, Any], result: RunResult, album: _Album) -> None:
+def _write_report(
+    path: Path, record: dict[str, Any], result: RunResult, album: _Album, rows: list[trajectories.Row]
+) -> None:
     from stfm_ros.plots import Series, line_plot, path_plot
     from stfm_ros.report import Figure, Picture, Plot, Report, Table, write_report
 
@@ -192,7 +211,8 @@ def _write_report(path: Path, record: dict[str, Any], result: RunResult, album: 
         counts = [Series("matches", seconds, np.array(album.matches, float))]
         counts.append(Series("inliers", seconds, np.array(album.inliers, float)))
         parts.append(Plot("Matches over time", line_plot(counts, "s", "count")))
-    if len(result.trajectory) > 1:
+    parts += trajectories.parts(rows, record["rpe_frames"])
+    if len(result.trajectory) > 1 and not rows[0].sim3:
         positions = np.array(result.trajectory)[:, :3, 3]
         above = [Series("camera", positions[:, 0], positions[:, 2])]
         note = f"From above, in the frame of the first camera; {_scale(record)}."
@@ -220,7 +240,8 @@ COMMAND = Command(
         "and a trajectory in TUM layout: camera (optical frame) in the first reference camera, at one unknown scale, "
         "since one camera sees no length. With --odometry.scale it is in metres, by depth, an odometry or a twist that "
         "the bag holds, and /odometry (nav_msgs/msg/Odometry) is written too. Every image is accounted for: "
-        "read = matched + all of unmatched."
+        "read = matched + all of unmatched. Where the true poses are known, the errors of the trajectory are told "
+        "(ATE, RPE, by evo), beside those of classical matchers that go the same way (--methods sift,orb)."
     ),
     example="stfm run office.mcap --out matches.mcap --trajectory office.txt --report office.html",
     negative="no image has a pose",
@@ -246,6 +267,7 @@ COMMAND = Command(
         "trajectory.path": "what was written, or null",
         "trajectory.poses": "images that were placed",
         "trajectory.breaks": "times the chain of poses was interrupted; it then goes on where it ended",
+        **trajectories.FIELDS,
         "picture": "what --picture wrote, or null",
         "report": "what --report wrote, or null",
     },
