@@ -62,11 +62,11 @@ class FrameWalk:
 
     def _walk(self, frame: Frame) -> Track | None:
         started = time.monotonic()
+        image = decode_image(frame.image)
+        decoded = time.monotonic()
         stamp = valid_stamp_ns(frame.image.header)
         if self._is_late(stamp):
             return None
-        image = decode_image(frame.image)
-        decoded = time.monotonic()
         self._last_stamp_ns, self._late = stamp, 0
         camera, trouble = self._camera(frame.info, (image.shape[1], image.shape[0]))
         track = self._tracker.track(image, camera, stamp, frame.image.header.frame_id)
