@@ -160,9 +160,10 @@ class OdometryConfig:
 
     scale: str = option(
         "none",
-        "Where the length of a motion comes from, which one camera cannot see: aligned depth images, an odometry or "
-        "a twist of another sensor, or nowhere: then there is no odometry, unless odometry.allow_unscaled is set.",
-        choices=("none", "depth", "odometry", "twist"),
+        "Where the length of a motion comes from, which one camera cannot see: aligned depth images, a second camera "
+        "(stereo), an odometry or a twist of another sensor, or nowhere: then there is no odometry, unless "
+        "odometry.allow_unscaled is set.",
+        choices=("none", "depth", "stereo", "odometry", "twist"),
     )
     scale_error: float = option(
         0.05,
@@ -181,10 +182,28 @@ class OdometryConfig:
     )
     depth_slop_s: float = option(
         0.02,
-        "Largest difference between the stamps of an image and of its depth.",
+        "Largest difference between the stamps of an image and of its depth, or of the second camera's image.",
         unit="s",
         minimum=0.0,
         maximum=1.0,
+        live=True,
+    )
+    stereo_baseline: float = option(
+        0.0,
+        "How far the second camera is to the right of the first; 0 takes it from P of its camera_info. For rectified "
+        "images alone.",
+        unit="m",
+        minimum=-10.0,
+        maximum=10.0,
+        live=True,
+    )
+    stereo_error_px: float = option(
+        0.1,
+        "Standard deviation of what the calibration adds to all disparities alike, which makes all lengths too long or "
+        "too short together.",
+        unit="px",
+        minimum=0.0,
+        maximum=10.0,
         live=True,
     )
     allow_unscaled: bool = option(

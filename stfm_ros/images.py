@@ -127,7 +127,7 @@ def to_rgb(array: NDArray[Any]) -> ByteArray:
 
 
 def camera_from_info(msg: Any) -> Camera:
-    """The camera of the image that a CameraInfo accompanies: K moved by ROI and binning (REP-104).
+    """The camera of the image that a CameraInfo accompanies: K and P moved by ROI and binning (REP-104).
 
     K of the message belongs to the full, unbinned image. A binned pixel is centred between the pixels it is made of,
     so ``c' = (c - offset + 0.5) / binning - 0.5``. ROS 1's upper-case field names are taken too.
@@ -140,15 +140,16 @@ def camera_from_info(msg: Any) -> Camera:
     binning = np.array([max(1, int(msg.binning_x)), max(1, int(msg.binning_y))])
     offset = np.array([int(msg.roi.x_offset), int(msg.roi.y_offset)])
     size = np.array([int(msg.roi.width) or int(msg.width), int(msg.roi.height) or int(msg.height)])
-    K[[0, 1], 2] = (K[[0, 1], 2] - offset + 0.5) / binning - 0.5
-    K[0, :2] /= binning[0]
-    K[1, :2] /= binning[1]
+    received = np.eye(3)  # pixels of the full image to those of the received one
+    received[[0, 1], [0, 1]], received[:2, 2] = 1 / binning, (0.5 - offset) / binning - 0.5
+    R = np.array(_either(msg, "r", "R"), np.float64)
+    P = np.array(_either(msg, "p", "P"), np.float64).reshape(3, 4)
     model = {"": "none", "fisheye": "equidistant"}.get(msg.distortion_model, msg.distortion_model)
     # an undistorted camera is published as no coefficients or as zeros; zeros mean a true lens for equidistant alone
     if D.size == 0 or (model != "equidistant" and not D.any()):
         model, D = "none", np.zeros(0)
     width, height = (int(side) for side in size // binning)
-    return Camera(width, height, K, model, D)
+    return Camera(width, height, received @ K, model, D, R, received @ P)
 
 
 @dataclass(frozen=True)

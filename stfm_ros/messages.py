@@ -127,7 +127,7 @@ def depth_image(stamp_ns: int, frame_id: str, depth: Float32Array) -> Fields:
 
 
 def camera_info(stamp_ns: int, frame_id: str, camera: Camera) -> Fields:
-    """sensor_msgs/CameraInfo of a single camera, without ROI and binning."""
+    """sensor_msgs/CameraInfo, without ROI and binning."""
     # ROS has no name for an undistorted camera: it is plumb_bob with zeros
     undistorted = camera.distortion_model == "none"
     return {
@@ -137,8 +137,8 @@ def camera_info(stamp_ns: int, frame_id: str, camera: Camera) -> Fields:
         "distortion_model": "plumb_bob" if undistorted else camera.distortion_model,
         "d": np.zeros(5) if undistorted else camera.D,
         "k": camera.K.ravel(),
-        "r": np.eye(3).ravel(),
-        "p": np.hstack([camera.K, np.zeros((3, 1))]).ravel(),
+        "r": camera.R.ravel(),
+        "p": camera.P.ravel(),
     }
 
 

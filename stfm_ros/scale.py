@@ -7,6 +7,7 @@ belong to, from another thread.
     depth      aligned depth images: the depth of the reference's matches (PnP)
     odometry   nav_msgs/Odometry of another sensor: how far the camera moved between the two stamps
     twist      geometry_msgs/TwistStamped of the body, integrated between the two stamps
+    stereo     images of a second camera: depth by stereo, then as above (:mod:`stfm_ros.stereo`)
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from stfm_ros.images import decode_depth
 from stfm_ros.messages import stamp_ns
 from stfm_ros.motion import exponential, inverse, logarithm
 from stfm_ros.rotation import quaternion_to_matrix
-from stfm_ros.types import Camera, Float32Array, FloatArray, Matches, RelativePose
+from stfm_ros.stereo import StereoScale
+from stfm_ros.types import ByteArray, Camera, Float32Array, FloatArray, Matches, RelativePose
 
 #: poses of another sensor that are kept: 100 s at 200 Hz
 HISTORY = 20_000
@@ -41,13 +43,14 @@ _FLOOR_M = 0.001
 
 @dataclass(frozen=True)
 class Pair:
-    """The two images of a relative pose: 0 is the reference."""
+    """The two images of a relative pose: 0 is the reference, ``image0`` (H, W, 3) uint8 RGB."""
 
     matches: Matches
     camera0: Camera | None
     camera1: Camera | None
     stamp0_ns: int
     stamp1_ns: int
+    image0: ByteArray | None = None
 
 
 class ScaleSource(Protocol):
@@ -243,4 +246,5 @@ SOURCES: dict[str, tuple[Callable[[OdometryConfig, FloatArray | None], ScaleSour
     "depth": (DepthScale, ("sensor_msgs/msg/Image",)),
     "odometry": (OdometryScale, ("nav_msgs/msg/Odometry",)),
     "twist": (TwistScale, ("geometry_msgs/msg/TwistStamped",)),
+    "stereo": (StereoScale, ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")),
 }

@@ -164,7 +164,7 @@ class Tracker:
                 return no_pose(len(matches), PoseStatus.NO_CAMERA_INFO, reason)
         if self.scale is None:
             return estimate_relative_pose(matches, camera0, camera1, self.config.pose)
-        pair = Pair(matches, camera0, camera1, reference.stamp_ns, frame.stamp_ns)
+        pair = Pair(matches, camera0, camera1, reference.stamp_ns, frame.stamp_ns, reference.image)
         return self.scale.estimate(pair, self.config.pose)
 
     def _count_failures(self, pose: RelativePose, matches: Matches) -> RelativePose:

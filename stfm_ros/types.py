@@ -43,6 +43,9 @@ class Camera:
         K: (3, 3) float64 intrinsic matrix in pixels.
         distortion_model: one of :data:`DISTORTION_MODELS` (``none`` for a rectified image).
         D: (n,) float64 distortion coefficients in CameraInfo order.
+        R: (3, 3) float64 rotation into the rectified frame, which the cameras of a stereo pair share.
+        P: (3, 4) float64 projection from there into the rectified image; ``P[0, 3]`` is -fx times the metres that
+            the camera is to the right of the first of its pair. Zeros stand for a single camera.
 
     Raises:
         CameraError: a value is not finite, a focal length is not positive, the model is unknown or
@@ -54,12 +57,19 @@ class Camera:
     K: FloatArray
     distortion_model: str = "none"
     D: FloatArray = field(default_factory=lambda: np.zeros(0))
+    R: FloatArray = field(default_factory=lambda: np.eye(3))
+    P: FloatArray = field(default_factory=lambda: np.zeros((3, 4)))
 
     def __post_init__(self) -> None:
         K = np.asarray(self.K, dtype=np.float64).reshape(3, 3)
         D = np.asarray(self.D, dtype=np.float64).ravel()
         object.__setattr__(self, "K", K)
         object.__setattr__(self, "D", D)
+        alone = {"R": np.eye(3), "P": np.hstack([K, np.zeros((3, 1))])}
+        for name, single in alone.items():  # many drivers leave them at zero
+            given = np.asarray(getattr(self, name), dtype=np.float64)
+            told = bool(np.isfinite(given).all() and given.any())
+            object.__setattr__(self, name, given.reshape(single.shape) if told else single)
         if not np.isfinite(K).all() or not np.isfinite(D).all():
             raise CameraError(
                 f"camera_info holds values that are not finite: K={K.ravel().tolist()}, "

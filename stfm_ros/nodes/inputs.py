@@ -25,7 +25,7 @@ _NO_SCALE = "odometry.scale asks for it: remap {0}:=<topic>, or set odometry.sca
 _NO_INFO = "relative poses need it: remap camera_info:=<topic>, or start the camera with a calibration"
 
 
-#: by odometry.scale: type and topic of the messages
+#: by odometry.scale: type and topic of the messages; stereo has two, see scale_topics
 SCALE_TOPICS: dict[str, tuple[type[Any], str]] = {
     "depth": (Image, "depth"),
     "odometry": (Odometry, "scale/odometry"),
@@ -99,10 +99,11 @@ class Inputs:
         subscribe(CameraInfo, self.info_topic, *of_image, _NO_INFO, self._take_info)
         self.scale_topic = ""
         if scale is not None:
-            scale_class, name = SCALE_TOPICS[config.odometry.scale]
-            self.scale_topic = node.resolve_topic_name(name)
             of_scale = config.node.scale_reliability, "node.scale_reliability"
-            subscribe(scale_class, self.scale_topic, *of_scale, _NO_SCALE.format(name), self._take_scale)
+            topics = scale_topics(node, config)
+            self.scale_topic = topics[0][1]
+            for scale_class, topic, name in topics:
+                subscribe(scale_class, topic, *of_scale, _NO_SCALE.format(name), self._take_scale)
 
     def silence(self) -> dict[str, str]:
         """Why nothing arrives, by topic; empty where all do."""
@@ -128,14 +129,24 @@ class Inputs:
         self._on_frame(Frame(msg, self._info, time.monotonic()))
 
 
-def input_topics(node: Node, compressed: bool) -> tuple[str, str]:
-    """The topics of the images and of their camera_info after remapping.
+def scale_topics(node: Node, config: AppConfig) -> list[tuple[type[Any], str, str]]:
+    """Of the messages that odometry.scale asks for: type, topic after remapping, and the name to remap."""
+    if config.odometry.scale != "stereo":
+        kind, name = SCALE_TOPICS[config.odometry.scale]
+        return [(kind, node.resolve_topic_name(name), name)]
+    images, info = input_topics(node, config.node.compressed, "right/")
+    image_class = CompressedImage if config.node.compressed else Image
+    return [(image_class, images, "right/image"), (CameraInfo, info, "right/camera_info")]
+
+
+def input_topics(node: Node, compressed: bool, prefix: str = "") -> tuple[str, str]:
+    """The topics of the images and of their camera_info after remapping; those of the second camera by its prefix.
 
     As in image_transport, a remapping of ``image`` moves its transports and the camera_info beside it along; a
     remapping of ``camera_info`` goes before that.
     """
-    base = node.resolve_topic_name("image")
-    info = node.resolve_topic_name("camera_info")
-    if info == node.resolve_topic_name("camera_info", only_expand=True):
+    base = node.resolve_topic_name(f"{prefix}image")
+    info = node.resolve_topic_name(f"{prefix}camera_info")
+    if info == node.resolve_topic_name(f"{prefix}camera_info", only_expand=True):
         info = camera_info_topic(base)
     return (f"{base}/compressed" if compressed else base), info
