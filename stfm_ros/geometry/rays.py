@@ -91,10 +91,10 @@ def displacement_px(rays: Rays, R: FloatArray) -> FloatArray:
 
 def in_front(rays: Rays, R: FloatArray, t: FloatArray) -> BoolArray:
     """(n,) whether the point of closest approach of both rays lies before both cameras."""
-    turned = rays.x0 @ R.T
-    normal = np.cross(turned, rays.x1)  # l0 turned + t = l1 x1
-    depth0 = -np.sum(np.cross(t, rays.x1) * normal, axis=1)
-    depth1 = -np.sum(np.cross(t, turned) * normal, axis=1)
+    turned, seen = rays.x0 @ R.T, rays.x1  # l0 turned + t = l1 seen, in least squares
+    across, along0, along1 = dots(turned, seen), turned @ t, seen @ t
+    depth0 = across * along1 - dots(seen, seen) * along0
+    depth1 = dots(turned, turned) * along1 - across * along0
     return np.asarray((depth0 > 0) & (depth1 > 0))
 
 
@@ -119,18 +119,26 @@ def first_of_equals(rows: FloatArray) -> BoolArray:
 
 def angular(rays: FloatArray, pixel: FloatArray) -> FloatArray:
     """Radians a pixel: on the plane z = 1 an area shrinks by cos^3 of the angle to the axis."""
-    radians: FloatArray = pixel / np.linalg.norm(rays, axis=1) ** 1.5
+    radians: FloatArray = pixel / dots(rays, rays) ** 0.75
     return radians
 
 
 def angles(a: FloatArray, b: FloatArray) -> FloatArray:
     """(n,) radians between rows, exact for small angles."""
-    angles: FloatArray = np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), np.sum(a * b, axis=1))
+    a, b = unit(a), unit(b)
+    less, more = a - b, a + b
+    angles: FloatArray = 2 * np.arctan2(np.sqrt(dots(less, less)), np.sqrt(dots(more, more)))
     return angles
 
 
+def dots(a: FloatArray, b: FloatArray) -> FloatArray:
+    """(n,) products of rows."""
+    products: FloatArray = np.einsum("ij,ij->i", a, b)
+    return products
+
+
 def unit(vectors: FloatArray) -> FloatArray:
-    unit: FloatArray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: FloatArray = vectors / np.sqrt(dots(vectors, vectors))[:, None]
     return unit
 
 

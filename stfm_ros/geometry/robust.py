@@ -58,8 +58,8 @@ def minimise(
         information = weighted @ rows.T
         information[np.diag_indices(len(rows))] += damping * (np.diag(information) + 1e-12)
         solved, step = cv2.solve(information, weighted @ residuals.ravel(), flags=cv2.DECOMP_CHOLESKY)
-        total = float(weights.sum())
-        flatter = total / max(float(np.sum(weights * (4 * tail - 3))), 0.5 * total) if hurry else 1.0
+        curvature = float(np.sum(weights * (4 * tail - 3)))
+        flatter = min(float(weights.sum()) / max(curvature, 1e-12), 2.0) if hurry else 1.0
         R_new, t_new = step_on(R, t, -flatter * step.ravel())
         residuals_new, jacobian_new = linearise(R_new, t_new)
         tail_new = 1 / (1 + (residuals_new.ravel() / scale) ** 2)
