@@ -22,7 +22,11 @@ ARGUMENTS = {
     "log_level": ("info", "debug, info, warn, error or fatal."),
     "autostart": ("true", "Configure and activate at start; false waits for a lifecycle manager."),
     "image": ("image", "Topic of the images; compressed ones are expected on <image>/compressed."),
-    "depth": ("depth", "Topic of the aligned depth, where odometry.scale is depth."),
+    "depth": (
+        "depth",
+        "Topic of the aligned depth, where odometry.scale is depth; by node.depth_transport, <depth>/compressed or "
+        "<depth>/compressedDepth is taken.",
+    ),
     "odometry": ("scale/odometry", "Topic of another odometry, where odometry.scale is odometry."),
     "twist": ("scale/twist", "Topic of a twist, where odometry.scale is twist."),
     "camera_info": ("camera_info", "Topic of the calibration; when left alone, camera_info beside the image topic."),

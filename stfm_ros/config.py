@@ -128,6 +128,13 @@ class PoseConfig:
         maximum=20.0,
         live=True,
     )
+    shared_error: float = option(
+        0.4,
+        "Share of a match's variance that matches of the same displacement have in common (docs/degenerate.md).",
+        minimum=0.0,
+        maximum=0.9,
+        live=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -252,6 +259,12 @@ class NodeConfig:
 
     autostart: bool = option(True, "Configure and activate at start; false waits for a lifecycle manager.")
     compressed: bool = option(False, "Subscribe to sensor_msgs/CompressedImage on image/compressed instead of image.")
+    depth_transport: str = option(
+        "raw",
+        "How the depth comes: raw is sensor_msgs/Image on depth; the others are sensor_msgs/CompressedImage on "
+        "depth/compressed (PNG of 16 bit) or depth/compressedDepth, as image_transport has them.",
+        choices=("raw", "compressed", "compressedDepth"),
+    )
     reliability: str = option(
         "best_effort",
         "Reliability of the image subscription; camera_info follows it.",

@@ -61,3 +61,9 @@ class EngineError(StfmError):
 
 class RosNotAvailable(StfmError):
     """ROS 2, or this package's messages, cannot be imported here."""
+
+
+def brief(value: object, length: int = 60) -> str:
+    """A value as it goes into a message; what a stranger sent may be of any length."""
+    text = repr(value)
+    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"

@@ -15,8 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stfm_ros.errors import ImageError
-from stfm_ros.types import BoolArray, ByteArray, Camera, Float32Array
+from stfm_ros.bridge import BridgeError, by_cv_bridge
+from stfm_ros.compressed import check_header, decompress
+from stfm_ros.errors import CameraError, ImageError, brief
+from stfm_ros.types import BoolArray, ByteArray, Camera, Float32Array, FloatArray
 
 #: channels and type of the encodings that are plain interleaved rows (sensor_msgs/image_encodings.hpp)
 _PLAIN: dict[str, tuple[int, str]] = {
@@ -68,7 +70,7 @@ def decode_image(msg: Any) -> ByteArray:
     elif msg.encoding in _HALF_CHROMA:
         encoding, pixels = msg.encoding, _half_chroma(msg)
     else:
-        return _by_cv_bridge(msg)
+        return _beyond(msg)
     return _pixels_to_rgb(encoding, pixels)
 
 
@@ -84,21 +86,45 @@ def decode_depth(msg: Any) -> Float32Array:
         ImageError: the message holds no depth, or its data are short or cannot be decoded.
     """
     if not hasattr(msg, "format"):
-        if msg.encoding not in _DEPTH:
-            raise ImageError(
-                f"encoding {msg.encoding!r} is no depth: expected 16UC1 or mono16 (millimetres) or 32FC1 (metres); "
-                "name the topic of the depth image"
-            )
+        _depth_rows(msg)
         return _metres(_plain(msg))
     if "compressedDepth" in msg.format:
         return _compressed_depth(msg)
     _, pixels = _decompress(msg)
-    if pixels.ndim != 2 or pixels.dtype == np.uint8:
+    if pixels.ndim != 2 or pixels.dtype not in (np.uint16, np.float32):
         raise ImageError(
-            f"compressed image (format {msg.format!r}) holds {pixels.dtype} of shape {pixels.shape}: expected depth, "
+            f"{_compressed_name(msg)} holds {pixels.dtype} of shape {pixels.shape}: expected depth, "
             "one channel of 16 bit (millimetres) or float32 (metres); name the topic of the depth image"
         )
     return _metres(pixels)
+
+
+def check_depth(msg: Any) -> None:
+    """Find what is wrong with a depth image as far as that is seen without decoding it.
+
+    Raises:
+        ImageError: :func:`decode_depth` would refuse it.
+    """
+    if not hasattr(msg, "format"):
+        _depth_rows(msg)
+    elif "compressedDepth" in msg.format:
+        check_header(_depth_file(msg), _compressed_name(msg))
+    else:
+        check_header(np.frombuffer(msg.data, np.uint8), _compressed_name(msg))
+
+
+def raw_pixels(msg: Any) -> NDArray[Any]:
+    """The values of an Image as they were sent, in native byte order.
+
+    Returns:
+        (H, W), or (H, W, channels) of an encoding with several.
+
+    Raises:
+        ImageError: the encoding is not of interleaved rows, or the data are short.
+    """
+    if msg.encoding not in _PLAIN:
+        raise ImageError(f"{_name(msg)}: expected an encoding of interleaved rows: {', '.join(_PLAIN)}")
+    return _plain(msg)
 
 
 def is_depth(msg: Any) -> bool:
@@ -135,21 +161,25 @@ def camera_from_info(msg: Any) -> Camera:
     Raises:
         CameraError: the camera is not calibrated, or its distortion model is not known.
     """
-    K = np.array(_either(msg, "k", "K"), np.float64).reshape(3, 3)
+    K, R, P = _matrix(msg, "K", 3), _matrix(msg, "R", 3), _matrix(msg, "P", 4)
     D = np.array(_either(msg, "d", "D"), np.float64).ravel()
     binning = np.array([max(1, int(msg.binning_x)), max(1, int(msg.binning_y))])
     offset = np.array([int(msg.roi.x_offset), int(msg.roi.y_offset)])
     size = np.array([int(msg.roi.width) or int(msg.width), int(msg.roi.height) or int(msg.height)])
     received = np.eye(3)  # pixels of the full image to those of the received one
     received[[0, 1], [0, 1]], received[:2, 2] = 1 / binning, (0.5 - offset) / binning - 0.5
-    R = np.array(_either(msg, "r", "R"), np.float64)
-    P = np.array(_either(msg, "p", "P"), np.float64).reshape(3, 4)
     model = {"": "none", "fisheye": "equidistant"}.get(msg.distortion_model, msg.distortion_model)
     # an undistorted camera is published as no coefficients or as zeros; zeros mean a true lens for equidistant alone
     if D.size == 0 or (model != "equidistant" and not D.any()):
         model, D = "none", np.zeros(0)
     width, height = (int(side) for side in size // binning)
-    return Camera(width, height, received @ K, model, D, R, received @ P)
+    if min(width, height) < 1:
+        raise CameraError(
+            f"camera_info is of an image of {width}x{height} by its size, ROI and binning: expected at least 1x1; "
+            "check the driver"
+        )
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told by the camera
+        return Camera(width, height, received @ K, model, D, R, received @ P)
 
 
 @dataclass(frozen=True)
@@ -251,9 +281,13 @@ def _plain(msg: Any) -> NDArray[Any]:
     """The pixels of a message with interleaved rows: (H, W) or (H, W, channels), in native byte order."""
     channels, kind = _PLAIN[msg.encoding]
     dtype = np.dtype(kind).newbyteorder(">" if msg.is_bigendian else "<")
-    rows = _rows(msg, int(msg.height), int(msg.width) * channels * dtype.itemsize)
-    pixels: NDArray[Any] = np.ascontiguousarray(rows).view(dtype).astype(kind)
+    pixels: NDArray[Any] = np.ascontiguousarray(_plain_rows(msg)).view(dtype).astype(kind)
     return pixels if channels == 1 else pixels.reshape(int(msg.height), int(msg.width), channels)
+
+
+def _plain_rows(msg: Any) -> ByteArray:
+    channels, kind = _PLAIN[msg.encoding]
+    return _rows(msg, int(msg.height), int(msg.width) * channels * np.dtype(kind).itemsize)
 
 
 def _half_chroma(msg: Any) -> ByteArray:
@@ -269,7 +303,7 @@ def _rows(msg: Any, rows: int, row_bytes: int) -> ByteArray:
     width, height, step = int(msg.width), int(msg.height), int(msg.step)
     data = np.frombuffer(msg.data, np.uint8)
     if width < 1 or height < 1:
-        raise ImageError(f"{_name(msg)} has no pixels: expected at least 1x1; check the driver")
+        raise _no_pixels(msg)
     if step < row_bytes:
         raise ImageError(
             f"{_name(msg)}: step is {step} bytes, but a row takes {row_bytes}; the driver must set step to the bytes "
@@ -290,6 +324,11 @@ def _pixels_to_rgb(encoding: str, pixels: NDArray[Any]) -> ByteArray:
         pixels = _stretch(pixels)
     elif pixels.dtype == np.uint16:
         pixels = np.asarray(cv2.convertScaleAbs(pixels, alpha=1 / 257))
+    elif pixels.dtype != np.uint8:  # of a TIFF
+        raise ImageError(
+            f"compressed image of type {pixels.dtype} and shape {pixels.shape}: expected 8 or 16 bit without sign; "
+            "convert it upstream"
+        )
     height, width = pixels.shape[:2]
     if encoding.startswith("bayer_"):
         if min(height, width) < 3:
@@ -303,8 +342,10 @@ def _pixels_to_rgb(encoding: str, pixels: NDArray[Any]) -> ByteArray:
 
 
 def _stretch(pixels: NDArray[Any]) -> ByteArray:
+    if pixels.dtype.kind == "f":
+        pixels = np.clip(pixels, -1e30, 1e30)  # so that the difference of two is a number
     valid = np.isfinite(pixels) & (pixels != 0)
-    skip = 1 + min(pixels.shape) // 200  # percentiles of a part of a large image are as good and far quicker
+    skip = 1 + min(pixels.shape[:2]) // 200  # percentiles of a part of a large image are as good and far quicker
     sample = pixels[::skip, ::skip][valid[::skip, ::skip]]
     if sample.size == 0:
         return np.zeros(pixels.shape, np.uint8)
@@ -319,51 +360,51 @@ def _decompress(msg: Any) -> tuple[str, NDArray[Any]]:
     source = msg.format.partition(";")[0].strip()
     if "compressedDepth" in msg.format:
         raise ImageError(
-            f"compressed image (format {msg.format!r}) holds depth: expected a colour or grey image; name its topic"
+            f"{_compressed_name(msg)} holds depth: expected a colour or grey image; name the topic of the image"
         )
-    pixels = _imdecode(np.frombuffer(msg.data, np.uint8), msg.format)
+    pixels = decompress(np.frombuffer(msg.data, np.uint8), _compressed_name(msg))
     if pixels.ndim == 2:
         return source if source in (*_STRETCHED, *_BAYER) else "mono8", pixels
     # cv2 gives blue first, whatever the format string says of the camera's own encoding
     return "bgra8" if pixels.shape[2] == 4 else "bgr8", pixels
 
 
-def _imdecode(data: ByteArray, form: str) -> NDArray[Any]:
-    try:
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        pixels = None
-    if pixels is None:
+def _depth_rows(msg: Any) -> ByteArray:
+    """See :func:`_rows`, of an Image that has to be depth."""
+    if msg.encoding not in _DEPTH:
         raise ImageError(
-            f"compressed image (format {form!r}, {data.size} bytes) cannot be decoded: expected a whole JPEG, PNG, "
-            "WebP or TIFF; the message is truncated or of a video codec: republish it as jpeg"
+            f"encoding {brief(msg.encoding)} is no depth: expected 16UC1 or mono16 (millimetres) or 32FC1 (metres); "
+            "name the topic of the depth image"
         )
-    return np.asarray(pixels)
+    return _plain_rows(msg)
 
 
-def _compressed_depth(msg: Any) -> Float32Array:
-    """compressed_depth_image_transport: 12 bytes (format, quantisation A and B), then a PNG of 16 bit."""
+def _depth_file(msg: Any) -> ByteArray:
+    """compressed_depth_image_transport: 12 bytes (format, quantisation A and B), then a PNG of 16 bit: this."""
     data = np.frombuffer(msg.data, np.uint8)
     if "rvl" in msg.format.lower():
         raise ImageError(
-            f"compressed depth of format {msg.format!r} is not supported: expected PNG; set the publisher's "
+            f"{_compressed_name(msg)} of depth: RVL is not supported, expected PNG; set the publisher's "
             "compressedDepth format to png, or use the raw depth topic"
         )
     if data.size <= 12:
         raise ImageError(
-            f"compressed depth (format {msg.format!r}) of {data.size} bytes: expected a header of 12 bytes and a PNG; "
-            "the message is truncated"
+            f"{_compressed_name(msg)} of depth: expected a header of 12 bytes and a PNG; the message is truncated"
         )
-    pixels = _imdecode(data[12:], msg.format)
+    return data[12:]
+
+
+def _compressed_depth(msg: Any) -> Float32Array:
+    pixels = decompress(_depth_file(msg), _compressed_name(msg))
     if pixels.ndim != 2 or pixels.dtype != np.uint16:
         raise ImageError(
-            f"compressed depth (format {msg.format!r}) holds {pixels.dtype} of shape {pixels.shape}: expected one "
-            "channel of 16 bit; check the publisher"
+            f"{_compressed_name(msg)} holds {pixels.dtype} of shape {pixels.shape}: expected one channel of 16 bit; "
+            "check the publisher"
         )
     if not msg.format.startswith("32FC1"):
         return _metres(pixels)
-    a, b = struct.unpack("<ff", data[4:12].tobytes())
-    with np.errstate(divide="ignore", invalid="ignore"):
+    a, b = struct.unpack("<ff", np.frombuffer(msg.data, np.uint8)[4:12].tobytes())
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return _metres(np.where(pixels > 0, np.float32(a) / (pixels.astype(np.float32) - np.float32(b)), 0))
 
 
@@ -374,21 +415,49 @@ def _metres(pixels: NDArray[Any]) -> Float32Array:
     return np.asarray(np.where(np.isfinite(metres) & (metres > 0), metres, 0), np.float32)
 
 
-def _by_cv_bridge(msg: Any) -> ByteArray:
-    """What is left, by cv_bridge where it can be imported (it is part of every ROS installation, not of PyPI)."""
+def _beyond(msg: Any) -> ByteArray:
+    """What is left, by cv_bridge where it can be used."""
+    if int(msg.width) < 1 or int(msg.height) < 1:
+        raise _no_pixels(msg)
     try:
-        from cv_bridge import CvBridge
-
-        return to_rgb(np.asarray(CvBridge().imgmsg_to_cv2(msg, "rgb8")))
-    except Exception as fault:  # a cv_bridge built for another NumPy fails in ways of its own
+        is_rgb, pixels = by_cv_bridge(msg)
+    except BridgeError as fault:
         raise ImageError(
-            f"{_name(msg)}: the encoding is not supported (cv_bridge: {fault}); expected one of "
+            f"{_name(msg)}: the encoding is not supported (cv_bridge: {brief(str(fault), 200)}); expected one of "
             f"{', '.join(ENCODINGS)}; set the driver to rgb8, or convert upstream with image_proc"
         ) from None
+    if is_rgb:
+        return to_rgb(pixels)
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if channels not in (1, 3, 4):
+        raise ImageError(f"{_name(msg)} has {channels} channels: expected 1, 3 or 4; choose another encoding upstream")
+    pixels = pixels.reshape(pixels.shape[:2]) if channels == 1 else pixels[..., 2::-1]  # generic ones are blue first
+    if channels > 1 and pixels.dtype == np.uint16:
+        pixels = (pixels / 257).round().astype(np.uint8)
+    return to_rgb(pixels if pixels.dtype == np.uint8 else _stretch(pixels))
+
+
+def _no_pixels(msg: Any) -> ImageError:
+    return ImageError(f"{_name(msg)} has no pixels: expected at least 1x1; check the driver")
 
 
 def _name(msg: Any) -> str:
-    return f"image {int(msg.width)}x{int(msg.height)} of encoding {msg.encoding!r}"
+    return f"image {int(msg.width)}x{int(msg.height)} of encoding {brief(msg.encoding)}"
+
+
+def _compressed_name(msg: Any) -> str:
+    return f"compressed image (format {brief(msg.format)}, {len(msg.data)} bytes)"
+
+
+def _matrix(msg: Any, name: str, columns: int) -> FloatArray:
+    """(3, columns) of a CameraInfo."""
+    values = np.array(_either(msg, name.lower(), name), np.float64)
+    if values.size != 3 * columns:
+        raise CameraError(
+            f"{name} of camera_info has {values.size} values: expected {3 * columns}, a matrix of 3x{columns}; check "
+            "the driver"
+        )
+    return values.reshape(3, columns)
 
 
 def _either(msg: Any, *names: str) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stfm_ros.errors import ImageError
 from stfm_ros.rotation import matrix_to_quaternion
 from stfm_ros.types import ByteArray, Camera, Float32Array, FloatArray
 
@@ -39,6 +40,20 @@ def time(stamp_ns: int) -> Fields:
 def stamp_ns(header: Any) -> int:
     """The stamp of a std_msgs/Header (of rclpy or of rosbags) in nanoseconds."""
     return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
+
+
+def valid_stamp_ns(header: Any) -> int:
+    """The same of a message that came in.
+
+    Raises:
+        ImageError: it is no time (builtin_interfaces/Time).
+    """
+    if not 0 <= int(header.stamp.nanosec) < 1_000_000_000:
+        raise ImageError(
+            f"the stamp has {int(header.stamp.nanosec)} nanoseconds beside its {int(header.stamp.sec)} s: expected 0 "
+            "to 999999999; check the driver"
+        )
+    return stamp_ns(header)
 
 
 def header(stamp_ns: int, frame_id: str) -> Fields:

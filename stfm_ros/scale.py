@@ -24,8 +24,8 @@ import numpy as np
 from stfm_ros.config import OdometryConfig, PoseConfig
 from stfm_ros.errors import ImageError
 from stfm_ros.geometry import estimate_metric_pose, estimate_relative_pose
-from stfm_ros.images import decode_depth
-from stfm_ros.messages import stamp_ns
+from stfm_ros.images import check_depth, decode_depth
+from stfm_ros.messages import valid_stamp_ns
 from stfm_ros.motion import exponential, inverse, logarithm
 from stfm_ros.rotation import quaternion_to_matrix
 from stfm_ros.stereo import StereoScale
@@ -36,9 +36,11 @@ HISTORY = 20_000
 #: depth images that are kept, beside that of the reference
 DEPTHS = 30
 #: a stamp further back than this is another run; a smaller step back is a message out of order
-_ANEW_NS = 1_000_000_000
+ANEW_NS = 1_000_000_000
 #: standard deviation of a length, in metres, below which no sensor's slip or rounding is seen
 _FLOOR_M = 0.001
+#: no position in metres and no speed is beyond this; what is would be lost in the rounding of a difference
+_MOST = 1e9
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class _Motion:
         with self._lock:
             last = self._stamps[-1] if self._stamps else None
             if last is not None and stamp <= last:
-                if last - stamp < _ANEW_NS:
+                if last - stamp < ANEW_NS:
                     return
                 self._stamps.clear()
                 self._poses.clear()
@@ -164,14 +166,14 @@ class OdometryScale(_Motion):
         at, turned = message.pose.pose.position, message.pose.pose.orientation
         quaternion = np.array([turned.x, turned.y, turned.z, turned.w])
         position = np.array([at.x, at.y, at.z])
-        if not (np.isfinite(quaternion).all() and np.isfinite(position).all() and np.linalg.norm(quaternion) > 0.5):
+        if not ((np.abs(position) <= _MOST).all() and 0.5 < np.linalg.norm(quaternion.clip(-2, 2)) < 2):
             raise ImageError(
-                f"odometry at {position.tolist()} with orientation {quaternion.tolist()} (x y z w): expected finite "
-                "numbers and a unit quaternion; it is lost, or its driver is at fault"
+                f"odometry at {position.tolist()} with orientation {quaternion.tolist()} (x y z w): expected metres "
+                f"within {_MOST:g} and a unit quaternion; it is lost, or its driver is at fault"
             )
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = quaternion_to_matrix(quaternion), position
-        self._add(stamp_ns(message.header), lambda last, seconds: pose)
+        self._add(valid_stamp_ns(message.header), lambda last, seconds: pose)
 
 
 class TwistScale(_Motion):
@@ -183,62 +185,111 @@ class TwistScale(_Motion):
         """See :class:`ScaleSource`."""
         linear, angular = message.twist.linear, message.twist.angular
         twist = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
-        if not np.isfinite(twist).all():
-            raise ImageError(f"twist {twist.tolist()}: expected finite numbers; check its driver")
+        if not (np.abs(twist) <= _MOST).all():
+            raise ImageError(f"twist {twist.tolist()}: expected m/s and rad/s within {_MOST:g}; check its driver")
 
         def step(last: FloatArray | None, seconds: float) -> FloatArray:
             return np.eye(4) if last is None else last @ exponential(seconds * twist)
 
-        self._add(stamp_ns(message.header), step)
+        self._add(valid_stamp_ns(message.header), step)
+
+
+class DepthPairs(Protocol):
+    """Which depth image belongs to which image: the nearest stamp, and not further off than the slop.
+
+    Images never wait for it. Safe to use from any thread.
+    """
+
+    def add_image(self, header: Any, slop_ns: int) -> None:
+        """An image with this std_msgs/Header came in."""
+
+    def add_depth(self, message: Any, slop_ns: int) -> None:
+        """A depth image came in, before or after its image."""
+
+    def find(self, stamp_ns: int, slop_ns: int) -> Any | None:
+        """The depth image of the image of this stamp; None where there is none so far."""
+
+
+class NearestStamp:
+    """The newest :data:`DEPTHS` depth images, asked for the nearest; a :class:`DepthPairs`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[int, Any]] = deque(maxlen=DEPTHS)
+
+    def add_image(self, header: Any, slop_ns: int) -> None:
+        """Nothing: it is found when it is asked for."""
+
+    def add_depth(self, message: Any, slop_ns: int) -> None:
+        """See :class:`DepthPairs`."""
+        stamp = valid_stamp_ns(message.header)
+        with self._lock:
+            if self._waiting and stamp < self._waiting[-1][0] - ANEW_NS:
+                self._waiting.clear()
+            self._waiting.append((stamp, message))
+
+    def find(self, stamp_ns: int, slop_ns: int) -> Any | None:
+        """See :class:`DepthPairs`."""
+        with self._lock:
+            nearest = min(self._waiting, key=lambda one: abs(one[0] - stamp_ns), default=None)
+        return nearest[1] if nearest is not None and abs(nearest[0] - stamp_ns) <= slop_ns else None
 
 
 class DepthScale:
-    """The depth that aligned depth images (REP-118) give the reference's matches."""
+    """The depth that aligned depth images (REP-118) give the reference's matches.
+
+    Attributes:
+        pairs: may be replaced before the first message.
+    """
 
     def __init__(self, config: OdometryConfig, camera_in_base: FloatArray | None = None) -> None:
         self.config = config
         self.camera_in_base = camera_in_base
-        self._lock = threading.Lock()
-        self._waiting: deque[tuple[int, Any]] = deque(maxlen=DEPTHS)
-        self._kept: tuple[int, Float32Array] | None = None  # of the reference, by the stamp of its image
+        self.pairs: DepthPairs = NearestStamp()
+        self._kept: tuple[int, Float32Array | str] | None = None  # of the reference, by its stamp; or why not
+
+    def take_image(self, header: Any) -> None:
+        """An image came in, whatever becomes of it."""
+        self.pairs.add_image(header, self._slop_ns)
 
     def take(self, message: Any) -> None:
-        """See :class:`ScaleSource`; decoded when it is needed."""
-        with self._lock:
-            self._waiting.append((stamp_ns(message.header), message))
+        """See :class:`ScaleSource`; looked at now, decoded when it is needed."""
+        check_depth(message)
+        self.pairs.add_depth(message, self._slop_ns)
 
     def remember(self, stamp_ns: int) -> None:
         """See :class:`ScaleSource`; the depth may still be on its way."""
-        try:
-            self._depth(stamp_ns)
-        except ImageError:  # told when it is needed
-            return
+        self._depth(stamp_ns)
 
     def estimate(self, pair: Pair, config: PoseConfig) -> RelativePose:
         """See :class:`ScaleSource`."""
-        try:
-            depth = self._depth(pair.stamp0_ns)
-            if depth is not None:
-                return estimate_metric_pose(pair.matches, pair.camera0, pair.camera1, depth, config)
-            why = (
-                f"no depth image within {self.config.depth_slop_s:g} s of the reference's stamp "
-                "(odometry.depth_slop_s); check its topic and that its stamps are the image's"
-            )
-        except ImageError as fault:
-            why = str(fault)
+        found = self._depth(pair.stamp0_ns)
+        if not isinstance(found, str):
+            try:
+                return estimate_metric_pose(pair.matches, pair.camera0, pair.camera1, found, config)
+            except ImageError as fault:  # it is not of the image's size
+                found = str(fault)
         pose = estimate_relative_pose(pair.matches, pair.camera0, pair.camera1, config)
-        return _without(pose, why) if pose.status.has_translation else pose
+        return _without(pose, found) if pose.status.has_translation else pose
 
-    def _depth(self, stamp: int) -> Float32Array | None:
-        if self._kept is not None and self._kept[0] == stamp:
-            return self._kept[1]
-        with self._lock:
-            nearest = min(self._waiting, key=lambda one: abs(one[0] - stamp), default=None)
-        if nearest is None or abs(nearest[0] - stamp) > self.config.depth_slop_s * 1e9:
-            return None
-        depth = decode_depth(nearest[1])
-        self._kept = stamp, depth
-        return depth
+    def _depth(self, stamp: int) -> Float32Array | str:
+        """The depth of the reference, or why there is none."""
+        if self._kept is None or self._kept[0] != stamp:
+            message = self.pairs.find(stamp, self._slop_ns)
+            if message is None:
+                return (
+                    f"no depth image within {self.config.depth_slop_s:g} s of the reference's stamp "
+                    "(odometry.depth_slop_s); check its topic and that its stamps are the image's"
+                )
+            try:
+                self._kept = stamp, decode_depth(message)
+            except ImageError as fault:
+                self._kept = stamp, str(fault)
+        return self._kept[1]
+
+    @property
+    def _slop_ns(self) -> int:
+        return round(self.config.depth_slop_s * 1e9)
 
 
 #: by the setting ``odometry.scale``: the source, and the ROS types of its messages

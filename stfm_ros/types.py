@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stfm_ros.errors import CameraError
+from stfm_ros.errors import CameraError, brief
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
@@ -73,7 +73,7 @@ class Camera:
         if not np.isfinite(K).all() or not np.isfinite(D).all():
             raise CameraError(
                 f"camera_info holds values that are not finite: K={K.ravel().tolist()}, "
-                f"D={D.tolist()}; calibrate the camera or fix its driver"
+                f"D={brief(D.tolist(), 200)}; calibrate the camera or fix its driver"
             )
         if K[0, 0] <= 0 or K[1, 1] <= 0:
             raise CameraError(
@@ -82,7 +82,7 @@ class Camera:
             )
         if self.distortion_model not in DISTORTION_MODELS:
             raise CameraError(
-                f"distortion model {self.distortion_model!r} is not one of "
+                f"distortion model {brief(self.distortion_model)} is not one of "
                 f"{', '.join(DISTORTION_MODELS)}; rectify the image upstream (image_proc)"
             )
         if D.size not in DISTORTION_MODELS[self.distortion_model]:

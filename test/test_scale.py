@@ -45,6 +45,12 @@ def depth(stamp_ns: int, metres: FloatArray) -> Any:
     return record(messages.depth_image(stamp_ns, "camera", metres.astype(np.float32)))
 
 
+def compressed_depth(stamp_ns: int, metres: FloatArray, form: str) -> Any:
+    png = cv2.imencode(".png", (1000 * metres).round().astype(np.uint16))[1].tobytes()
+    header = bytes(12) if "compressedDepth" in form else b""
+    return record(messages.compressed_image(stamp_ns, "camera", form, header + png))
+
+
 def run(scale: ScaleSource, numbers: list[int], matcher: Standin | None = None) -> list[Track]:
     tracker = Tracker(matcher or Standin(), AppConfig(), scale)
     return [tracker.track(image(n), CAMERA, i * STEP_NS, "camera") for i, n in enumerate(numbers)]
@@ -99,13 +105,13 @@ def test_a_lost_odometry_is_refused_and_a_bag_that_starts_again_is_taken() -> No
     scale = OdometryScale(CONFIG)
     lost = odometry(0, (0, 0, 0))
     lost.pose.pose.orientation.w = 0.0
-    with pytest.raises(ImageError, match="expected finite numbers and a unit quaternion; it is lost"):
+    with pytest.raises(ImageError, match="expected metres within 1e\\+09 and a unit quaternion; it is lost"):
         scale.take(lost)
     for k in (50, 51, 0, 1, 2):
         scale.take(odometry(k * STEP_NS, (k, 0, 0)))
     assert np.linalg.norm(run(scale, [0, 5])[1].pose.t) == pytest.approx(1.0)
     broken = twist(0, float("nan"))
-    with pytest.raises(ImageError, match="expected finite numbers"):
+    with pytest.raises(ImageError, match="expected m/s and rad/s within"):
         TwistScale(CONFIG).take(broken)
 
 
@@ -136,16 +142,48 @@ def test_depth_gives_metres_whenever_it_comes() -> None:
 
 def test_depth_that_does_not_serve_is_named() -> None:
     matcher = Standin()
+    broken = compressed_depth(0, scene(matcher, 0), "16UC1; compressedDepth png")
+    broken.data = broken.data[:-100]
     cases = {
         "no depth image within 0.02 s": depth(40_000_000, scene(matcher, 0)),
         "the depth is 320x240, image 0 is 640x480": depth(0, np.ones((240, 320))),
-        "'rgb8' is no depth": record(messages.image(0, "camera", image(0))),
+        "cannot be decoded: expected a whole JPEG, PNG": broken,
     }
     for words, message in cases.items():
         scale = DepthScale(CONFIG)
         scale.take(message)
         pose = run(scale, [0, 5], matcher)[1].pose
         assert not pose.metric and words in pose.reason and pose.status is PoseStatus.OK
+
+
+def test_depth_that_is_no_depth_is_refused_when_it_comes() -> None:
+    late = depth(0, np.ones((480, 640)))
+    late.header.stamp.nanosec = 2_000_000_000
+    short = depth(0, np.ones((480, 640)))
+    short.data = short.data[:1000]
+    file = compressed_depth(0, np.ones((480, 640)), "16UC1; compressedDepth png")
+    cases = {
+        "'rgb8' is no depth": record(messages.image(0, "camera", image(0))),
+        "1000 bytes of data, but 480 rows": short,
+        "the stamp has 2000000000 nanoseconds beside its 0 s: expected 0 to 999999999": late,
+        "RVL is not supported, expected PNG": SimpleNamespace(**{**vars(file), "format": "16UC1; compressedDepth rvl"}),
+        "expected a header of 12 bytes and a PNG": SimpleNamespace(**{**vars(file), "data": file.data[:12]}),
+        "cannot be decoded": SimpleNamespace(**{**vars(file), "data": file.data[:20]}),
+    }
+    for words, message in cases.items():
+        with pytest.raises(ImageError) as fault:
+            DepthScale(CONFIG).take(message)
+        assert words in str(fault.value)
+
+
+@pytest.mark.parametrize("form", ["16UC1; compressedDepth png", "16UC1; png compressed "])
+def test_compressed_depth_gives_metres(form: str) -> None:
+    matcher = Standin(points=150)
+    scale = DepthScale(CONFIG)
+    scale.take(compressed_depth(0, scene(matcher, 0), form))
+    pose = run(scale, [0, 10], matcher)[1].pose
+    assert pose.metric, pose.reason
+    assert pose.camera1_in_camera0[1] == pytest.approx([0.2, 0, 0], abs=0.01)
 
 
 def test_a_still_camera_needs_no_length() -> None:

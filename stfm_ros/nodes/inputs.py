@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from geometry_msgs.msg import TwistStamped
@@ -13,12 +14,13 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from stfm_ros.config import AppConfig
-from stfm_ros.errors import StfmError
+from stfm_ros.errors import ImageError, StfmError
 from stfm_ros.frames import Frame
 from stfm_ros.messages import camera_info_topic
 from stfm_ros.nodes.subscription import subscribe_guarded
+from stfm_ros.nodes.synchronise import depth_pairs
 from stfm_ros.nodes.watchdog import InputWatch
-from stfm_ros.scale import ScaleSource
+from stfm_ros.scale import DepthScale, ScaleSource
 
 _NO_IMAGE = "remap image:=<topic> (`ros2 topic list` shows them), set node.compressed for compressed images"
 _NO_SCALE = "odometry.scale asks for it: remap {0}:=<topic>, or set odometry.scale to none"
@@ -98,6 +100,8 @@ class Inputs:
         subscribe(image_class, self.image_topic, *of_image, _NO_IMAGE, self._take_image)
         subscribe(CameraInfo, self.info_topic, *of_image, _NO_INFO, self._take_info)
         self.scale_topic = ""
+        if isinstance(scale, DepthScale):
+            scale.pairs = depth_pairs()
         if scale is not None:
             of_scale = config.node.scale_reliability, "node.scale_reliability"
             topics = scale_topics(node, config)
@@ -126,6 +130,9 @@ class Inputs:
             self._fault("scale", str(fault))
 
     def _take_image(self, msg: Any) -> None:
+        if isinstance(self._scale, DepthScale):
+            with suppress(ImageError):  # of its stamp, which whoever takes the image tells
+                self._scale.take_image(msg.header)
         self._on_frame(Frame(msg, self._info, time.monotonic()))
 
 
@@ -133,7 +140,10 @@ def scale_topics(node: Node, config: AppConfig) -> list[tuple[type[Any], str, st
     """Of the messages that odometry.scale asks for: type, topic after remapping, and the name to remap."""
     if config.odometry.scale != "stereo":
         kind, name = SCALE_TOPICS[config.odometry.scale]
-        return [(kind, node.resolve_topic_name(name), name)]
+        topic = node.resolve_topic_name(name)
+        if config.odometry.scale == "depth" and config.node.depth_transport != "raw":
+            kind, topic = CompressedImage, f"{topic}/{config.node.depth_transport}"
+        return [(kind, topic, name)]
     images, info = input_topics(node, config.node.compressed, "right/")
     image_class = CompressedImage if config.node.compressed else Image
     return [(image_class, images, "right/image"), (CameraInfo, info, "right/camera_info")]
