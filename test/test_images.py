@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 from array import array
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +17,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from malformed import lying_jpeg, lying_png
 from numpy.typing import NDArray
 
+from stfm_ros.bridge import unusable
+from stfm_ros.compressed import header_size
 from stfm_ros.errors import CameraError, ImageError
 from stfm_ros.images import ENCODINGS, camera_from_info, decode_depth, decode_image, fit, is_depth, to_rgb
 
@@ -226,6 +233,12 @@ def test_depth_is_told_from_colour() -> None:
     assert not is_depth(SimpleNamespace(format="jpeg"))
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff"])
+def test_the_size_is_read_off_the_header(suffix: str) -> None:
+    file = compressed("", cv2.resize(colour(0, (4, 6)), (70, 50)), suffix).data.tobytes()
+    assert header_size(file) == (70, 50)
+
+
 def broken(**changes: Any) -> Any:
     msg = raw(colour(0, (4, 6)), "rgb8")
     vars(msg).update(changes)
@@ -249,6 +262,24 @@ def broken(**changes: Any) -> Any:
         (SimpleNamespace(format="jpeg", data=array("B", b"no image")), "format 'jpeg', 8 bytes) cannot be decoded"),
         (SimpleNamespace(format="jpeg", data=array("B")), "0 bytes) cannot be decoded: expected a whole JPEG, PNG"),
         (SimpleNamespace(format="16UC1; compressedDepth", data=b"x"), "holds depth: expected a colour or grey image"),
+        (SimpleNamespace(format="png", data=lying_png(2**31 - 1, 2**31 - 1, 16, 2)), "says that it is 2147483647x2147"),
+        (
+            SimpleNamespace(format="png", data=lying_png(9000, 9000, 16, 2)),
+            "at most 64 megapixels; its header",
+        ),
+        (
+            SimpleNamespace(format="png", data=lying_png(4000, 4000, 16, 2)),
+            "4000x4000, which as many bytes",
+        ),
+        (SimpleNamespace(format="jpeg", data=lying_jpeg(65535, 65535)), "65535x65535: expected at most 64 megapixels"),
+        (
+            compressed("tiff", np.zeros((4, 5, 3), np.float64), ".tiff"),
+            "of type float64 and shape (4, 5, 3)",
+        ),
+        (
+            broken(encoding="x" * 999),
+            f"of encoding '{'x' * 59}... (1001 characters)",
+        ),
     ],
 )
 def test_refused_images(msg: Any, wording: str) -> None:
@@ -257,20 +288,85 @@ def test_refused_images(msg: Any, wording: str) -> None:
     assert wording in str(fault.value)
 
 
-def test_cv_bridge_takes_what_is_left_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """cv_bridge is not on PyPI, so this stands in for it: only the call is tested."""
-    rgb = colour(0, (4, 6))
+# ---- cv_bridge: of every ROS, but not of PyPI
 
-    class CvBridge:
-        def imgmsg_to_cv2(self, msg: Any, desired_encoding: str) -> Pixels:
-            assert (msg.encoding, desired_encoding) == ("yuv9", "rgb8")
-            return rgb
 
-    monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace(CvBridge=CvBridge))
-    np.testing.assert_array_equal(decode_image(broken(encoding="yuv9")), rgb)
-    monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace())
-    with pytest.raises(ImageError, match="encoding 'yuv9': the encoding is not supported"):
+#: the calls of cv_bridge that are used; what it does with an image is decided by the test
+CV_BRIDGE = """
+import os
+import numpy as np
+
+class CvBridge:
+    def imgmsg_to_cv2(self, msg, desired_encoding="passthrough"):
+        {body}
+        if msg.encoding in ("rgb8", "bgr8", "yuv9") and desired_encoding == "rgb8":
+            return np.full((msg.height, msg.width, 3), (1, 2, 3), np.uint8)
+        if msg.encoding == "16SC1" and desired_encoding == "passthrough":
+            return np.frombuffer(msg.data, np.int16).reshape(msg.height, msg.width)
+        raise RuntimeError(f"Unrecognized image encoding [{{msg.encoding}}]")
+"""
+
+
+@pytest.fixture
+def cv_bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Puts a stand-in where cv_bridge would be installed."""
+
+    def install(body: str = "pass") -> None:
+        (tmp_path / "cv_bridge.py").write_text(CV_BRIDGE.format(body=body))
+        unusable.cache_clear()
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delitem(sys.modules, "cv_bridge", raising=False)
+    yield install
+    sys.modules.pop("cv_bridge", None)
+    unusable.cache_clear()
+
+
+def test_cv_bridge_takes_what_is_left_where_it_is_installed(cv_bridge: Callable[[str], None]) -> None:
+    cv_bridge("pass")
+    assert (decode_image(broken(encoding="yuv9")) == (1, 2, 3)).all()
+    ramp = np.arange(-300, 300, dtype=np.int16).reshape(20, 30)
+    shown = decode_image(image_msg("16SC1", ramp, 30, 20))
+    assert shown.shape == (20, 30, 3) and shown[0, 0, 0] == 0 and shown[-1, -1, 0] == 255
+    with pytest.raises(ImageError, match=r"not supported \(cv_bridge: 'RuntimeError: Unrecognized image encoding"):
+        decode_image(broken(encoding="h264"))
+
+
+def test_a_cv_bridge_that_ends_the_process_ends_another_one(cv_bridge: Callable[[str], None]) -> None:
+    """As one does that was built for NumPy 1 and runs with NumPy 2."""
+    cv_bridge("os.abort()")
+    with pytest.raises(ImageError, match="does not work here, it may be built for another NumPy than"):
         decode_image(broken(encoding="yuv9"))
+
+
+@pytest.mark.skipif(find_spec("cv_bridge") is None, reason="cv_bridge is not installed; docs/node.md has the last run")
+def test_the_real_cv_bridge() -> None:
+    from cv_bridge import CvBridge
+
+    unusable.cache_clear()
+    assert unusable() == ""
+    rgb = cv2.resize(colour(0, (4, 6)), (40, 30))
+    for encoding in ("mono8", "rgb8", "bgr8", "rgba8", "bgra8", "mono16", "rgb16", "bgr16"):
+        msg = raw(rgb, encoding, padding=12 * 40)
+        np.testing.assert_array_equal(decode_image(msg), CvBridge().imgmsg_to_cv2(msg, "rgb8"), encoding)
+    for pattern in ("rggb", "bggr", "gbrg", "grbg"):
+        msg = image_msg(f"bayer_{pattern}8", rgb[..., 0], 40, 30)
+        np.testing.assert_array_equal(decode_image(msg), CvBridge().imgmsg_to_cv2(msg, "rgb8"), pattern)
+    ramp = np.linspace(-3, 3, 1200).reshape(30, 40)
+    for encoding, pixels in (("8SC1", 40 * ramp), ("16SC1", 999 * ramp), ("32SC1", 9999 * ramp), ("64FC1", ramp)):
+        kind = {"8SC1": "i1", "16SC1": "i2", "32SC1": "i4", "64FC1": "f8"}[encoding]
+        shown = decode_image(image_msg(encoding, pixels.astype(kind), 40, 30))[..., 0].astype(int)
+        assert shown[0, 0] == 0 and shown[-1, -1] == 255, encoding
+    blue = np.zeros((30, 40, 3), np.float32)
+    blue[..., 0] = ramp
+    assert decode_image(image_msg("32FC3", blue, 40, 30))[-1, -1].tolist() == [0, 0, 255]
+    assert (decode_image(image_msg("16UC3", rgb[..., ::-1].astype(np.uint16) * 257, 40, 30)) == rgb).all()
+    with pytest.raises(ImageError, match="has 2 channels: expected 1, 3 or 4"):
+        decode_image(image_msg("8UC2", rgb[..., :2], 40, 30))
+    for encoding in ("h264", "nv24"):
+        with pytest.raises(ImageError, match="not supported .cv_bridge: .CvBridgeError: Unrecognized image encoding"):
+            decode_image(image_msg(encoding, rgb, 40, 30))
 
 
 @pytest.mark.parametrize(
@@ -278,8 +374,14 @@ def test_cv_bridge_takes_what_is_left_where_it_is_installed(monkeypatch: pytest.
     [
         (broken(), "encoding 'rgb8' is no depth: expected 16UC1 or mono16 (millimetres) or 32FC1 (metres)"),
         (compressed("bgr8; png", np.zeros((4, 4, 3), np.uint8)), "holds uint8 of shape (4, 4, 3): expected depth"),
-        (SimpleNamespace(format="16UC1; compressedDepth rvl", data=b"x" * 99), "set the publisher's compressedDepth"),
-        (SimpleNamespace(format="16UC1; compressedDepth", data=b"x" * 12), "of 12 bytes: expected a header of 12"),
+        (
+            SimpleNamespace(format="16UC1; compressedDepth rvl", data=b"x" * 99),
+            "RVL is not supported, expected PNG",
+        ),
+        (
+            SimpleNamespace(format="16UC1; compressedDepth", data=b"x" * 12),
+            "12 bytes) of depth: expected a header",
+        ),
         (SimpleNamespace(format="16UC1; compressedDepth", data=b"x" * 99), "cannot be decoded"),
     ],
 )
@@ -377,6 +479,7 @@ def info(**changes: Any) -> Any:
     values: dict[str, Any] = {
         "width": 640, "height": 480, "distortion_model": "plumb_bob", "d": [0.1, -0.2, 0.001, 0.002, 0.0],
         "k": array("d", [500, 0, 320, 0, 510, 240, 0, 0, 1]), "binning_x": 0, "binning_y": 0, "roi": roi,
+        "r": array("d", np.eye(3).ravel()), "p": array("d", [500, 0, 320, 0, 0, 510, 240, 0, 0, 0, 1, 0]),
     }  # fmt: skip
     return SimpleNamespace(**{**values, **changes})
 
@@ -432,6 +535,8 @@ def test_zeros_are_a_lens_for_equidistant() -> None:
         ({"k": [float("nan")] * 9}, "holds values that are not finite"),
         ({"distortion_model": "poly"}, "distortion model 'poly' is not one of"),
         ({"d": [0.1]}, "takes 4 or 5 coefficients, got 1"),
+        ({"k": [1.0] * 8}, "K of camera_info has 8 values: expected 9, a matrix of 3x3; check the driver"),
+        ({"binning_x": 1000}, "an image of 0x480 by its size, ROI and binning: expected at least 1x1"),
     ],
 )
 def test_refused_cameras(changes: dict[str, Any], wording: str) -> None:

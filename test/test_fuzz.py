@@ -1,0 +1,101 @@
+"""10,000 malformed messages, drawn by hypothesis, into the decoders, the node's callbacks and a node over DDS.
+
+Every run draws the same ones, so that it fails for the change that broke something. ``STFM_FUZZ=100000`` draws so many
+others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from malformed import camera_infos, compressed_images, images, odometries, record, twists
+
+from stfm_ros.config import OdometryConfig
+from stfm_ros.errors import CameraError, ImageError
+from stfm_ros.images import camera_from_info, check_depth, decode_depth, decode_image, fit, is_depth
+from stfm_ros.scale import OdometryScale, TwistScale
+
+MESSAGES = int(os.environ.get("STFM_FUZZ", 10_000))
+
+
+def drawn(share: float) -> settings:
+    """Settings that draw this share of all messages."""
+    return settings(
+        max_examples=max(10, round(MESSAGES * share)),
+        derandomize="STFM_FUZZ" not in os.environ,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@pytest.fixture
+def flat_memory() -> Iterator[None]:
+    """The most memory that this process ever takes meanwhile stays near what it had."""
+    Path("/proc/self/clear_refs").write_text("5")  # begins VmHWM anew
+    before = _memory_mb("VmRSS")
+    yield
+    assert _memory_mb("VmHWM") - before < 300
+
+
+def _memory_mb(name: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.usefixtures("flat_memory")
+@drawn(0.4)
+@given(fields=images() | images(("16UC1", "32FC1", "mono16")) | compressed_images())
+def test_decoders_give_pixels_or_their_own_error(fields: dict[str, Any]) -> None:
+    msg = record(fields)
+    is_depth(msg)
+    try:
+        rgb = decode_image(msg)
+    except ImageError:
+        pass
+    else:
+        assert rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3 and rgb.size > 0
+        assert np.isfinite(fit(rgb, 64, 96)[0]).all()
+    try:
+        check_depth(msg)
+    except ImageError:
+        with pytest.raises(ImageError):
+            decode_depth(msg)
+        return
+    try:
+        depth = decode_depth(msg)
+    except ImageError:
+        return
+    assert depth.dtype == np.float32 and depth.ndim == 2 and np.isfinite(depth).all() and (depth >= 0).all()
+
+
+@drawn(0.1)
+@given(fields=camera_infos())
+def test_a_calibration_is_a_camera_or_an_error(fields: dict[str, Any]) -> None:
+    try:
+        camera = camera_from_info(record(fields))
+    except CameraError:
+        return
+    assert camera.width > 0 and camera.height > 0 and np.isfinite(camera.K).all() and camera.K[0, 0] > 0
+
+
+@drawn(0.05)
+@given(odometry=st.lists(odometries(), min_size=2, max_size=4), twist=st.lists(twists(), min_size=2, max_size=4))
+def test_motions_stay_finite(odometry: list[dict[str, Any]], twist: list[dict[str, Any]]) -> None:
+    for source, messages in ((OdometryScale, odometry), (TwistScale, twist)):
+        scale = source(OdometryConfig(scale_gap_s=10.0))
+        for fields in messages:
+            try:
+                scale.take(record(fields))
+            except ImageError:
+                continue
+            stamp = fields["header"]["stamp"]
+            found = scale._at(stamp["sec"] * 10**9 + stamp["nanosec"])
+            assert isinstance(found, str) or np.isfinite(found).all()
