@@ -32,6 +32,7 @@ REQUIRES = [
     "onnxruntime>=1.16",
     "openvino>=2024.0; platform_machine == 'x86_64'",
     "rosbags>=0.11",
+    "mcap>=1.6",
     "rich>=13",
     "jinja2>=3",
     "pyyaml>=5.4",

@@ -32,7 +32,7 @@ CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 
 #: metadata version of ROS 2 Jazzy, which later releases read
 _METADATA_VERSION: Final = 8
-_REPAIR = "it is truncated or damaged: try `mcap recover` or `ros2 bag reindex`, or record it again"
+_REPAIR = "it is truncated or damaged: try `stfm recover` (mcap) or `ros2 bag reindex`, or record it again"
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,13 @@ class BagReader:
                 f"{self.path} is no bag by its name: expected a rosbag2 folder, or an .mcap, .db3 or .bag file"
             )
         if self.path.is_dir() and not (self.path / "metadata.yaml").is_file():
-            files = sorted(p.name for pattern in ("*.mcap", "*.db3") for p in self.path.glob(pattern))
-            hint = f"name its file {files[0]}" if files else "it is no bag; name the folder that `ros2 bag record` made"
-            raise BagError(f"{self.path} has no metadata.yaml: {hint}, or run `ros2 bag reindex`")
+            if any(self.path.glob("*.mcap")):
+                hint = f"its recording was interrupted, or still runs; when it has ended, run `stfm recover {self.path}`"
+            elif files := sorted(p.name for p in self.path.glob("*.db3")):
+                hint = f"name its file {files[0]}, or run `ros2 bag reindex`"
+            else:
+                hint = "it is no bag; name the folder that `ros2 bag record` made, or run `ros2 bag reindex`"
+            raise BagError(f"{self.path} has no metadata.yaml: {hint}")
         try:
             self._reader = AnyReader([self.path], default_typestore=typestore())
             self._stack.enter_context(self._reader)

@@ -351,7 +351,7 @@ def test_bags_that_cannot_be_used(stfm: Any, tmp_path: Path) -> None:
     refused(stfm("run", poses, "--json"), "topics in the bag:")
     cut = tmp_path / "cut.mcap"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    refused(stfm("run", cut, "--out", tmp_path / "out.mcap"), "cut.mcap", "truncated or damaged", "mcap recover")
+    refused(stfm("run", cut, "--out", tmp_path / "out.mcap"), "cut.mcap", "truncated or damaged", "stfm recover")
     noise = tmp_path / "noise.mcap"
     noise.write_bytes(np.random.default_rng(0).bytes(4000))
     refused(stfm("eval", noise), "noise.mcap cannot be opened", "record it again")
