@@ -235,13 +235,14 @@ def find_stereo(reader: BagReader, first: str = "", second: str = "") -> tuple[s
     def is_image(message: Any) -> bool:
         return not is_depth(message)
 
+    first, second = (name and reader.find_topic(IMAGE_TYPES, name) for name in (first, second))
     there = [name for name, info in reader.topics.items() if info.type in IMAGE_TYPES and info.count]
     there = [name for name in there if is_image(next(reader.messages([name]))[1])]
     if len(there) == 2 and not (first and second):
         seconds = [name for name in there if _is_second(reader, name)] if not (first or second) else []
         if len(seconds) == 1:
             second = seconds[0]
-        others = [name for name in there if name.strip("/") != (first or second).strip("/")]
+        others = [name for name in there if name != (first or second)]
         if len(others) == 1:
             first, second = (first, others[0]) if first else (others[0], second)
     first, second = (reader.find_topic(IMAGE_TYPES, name, is_image) for name in (first, second))

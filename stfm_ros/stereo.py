@@ -35,6 +35,8 @@ DISPARITY_PX = 0.3
 MIN_DISPARITY_PX = 2.0
 #: largest disparity as a share of the width: nearer points get no depth
 REACH = 0.2
+#: with depth for a smaller share of its pixels a pair is not believed: images that do not belong together get 20 %
+MIN_KNOWN = 0.3
 #: wider images are matched at this width, which takes about 0.1 s
 MAX_WIDTH = 800
 #: images of the second camera that are kept until the first one's come
@@ -187,13 +189,16 @@ class StereoScale:
                     f"{other.width}x{other.height}: publish the calibration of this resolution"
                 )
             depth = stereo(image, seen)
-            typical = float(np.median(depth[depth > 0])) if depth.any() else 0.0
+            known = depth > 0
+            share = float(known.mean())
+            if share < MIN_KNOWN:
+                return (
+                    f"the two cameras' images agree on the depth of {share:.0%} of the pixels, expected "
+                    f"{MIN_KNOWN:.0%} at least; there is little to see, or they are not of the cameras of the "
+                    "calibration, or swapped"
+                )
+            typical = float(np.median(depth[known]))
             self._matched = pair.stamp0_ns, depth, typical
-        if not self._matched[2]:
-            return (
-                "no pixel of the two cameras' images agrees on a depth; check that image and right/image are of the "
-                "two cameras of the calibration, and not swapped"
-            )
         return self._matched[1], self._matched[2], stereo
 
     def _pair_of(self, first: Camera, second: Camera) -> StereoDepth:

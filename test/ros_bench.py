@@ -38,10 +38,10 @@ def environment() -> dict[str, str]:
 
 
 class NodeProcess:
-    """A matcher node: with the fake matcher, or, where ``pair_ms`` is None, the installed one."""
+    """A matcher node: a script with a matcher of its own, or, where ``pair_ms`` is None, the installed one."""
 
-    def __init__(self, *ros_args: str, pair_ms: float | None = 0.0) -> None:
-        command = ["-m", "stfm_ros.nodes.matcher"] if pair_ms is None else [HERE / "fake_matcher_node.py", str(pair_ms)]
+    def __init__(self, *ros_args: str, pair_ms: float | None = 0.0, script: str = "fake_matcher_node.py") -> None:
+        command = ["-m", "stfm_ros.nodes.matcher"] if pair_ms is None else [HERE / script, str(pair_ms)]
         arguments = ["--ros-args", *ros_args] if ros_args else []
         self.process = subprocess.Popen(
             [sys.executable, *map(str, command), *arguments],
@@ -139,9 +139,11 @@ def observer() -> Iterator[Observer]:
 
 
 @contextmanager
-def running(*ros_args: str, pair_ms: float | None = 0.0) -> Iterator[NodeProcess]:
+def running(
+    *ros_args: str, pair_ms: float | None = 0.0, script: str = "fake_matcher_node.py"
+) -> Iterator[NodeProcess]:
     """A node that reports often; it has to end well."""
-    node = NodeProcess("-p", "node.diagnostics_period_s:=0.1", *ros_args, pair_ms=pair_ms)
+    node = NodeProcess("-p", "node.diagnostics_period_s:=0.1", *ros_args, pair_ms=pair_ms, script=script)
     try:
         yield node
     finally:
