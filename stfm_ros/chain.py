@@ -6,12 +6,15 @@ for the whole, which drifts slowly, and is 1 for the first translation; metric p
 those between them that have none. Where the chain breaks (no pose for a while, and a new reference), it goes on at the
 last pose, at the last median depth.
 
+Depth is worth as much as its parallax: where two rays meet under an angle of a few times the noise of a pixel, it is
+next to unknown. So a reference keeps the best depth that any image gave each point, and hands it on to the next one.
+
 Poses are (4, 4) float64, camera (optical frame) to world; the world is the first reference camera.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -19,10 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stfm_ros.geometry import normalise_points
-from stfm_ros.types import BoolArray, Camera, Float32Array, FloatArray
+from stfm_ros.motion import inverse
+from stfm_ros.types import BoolArray, Camera, FloatArray, Matches, RelativePose
 
 if TYPE_CHECKING:
     from stfm_ros.tracker import Track
+
+Indices = NDArray[np.int64]
 
 #: two keypoints of one image this close, in 1/640 of its width, are of the same point of the scene
 _SAME_POINT = 3.0
@@ -32,6 +38,8 @@ _MIN_COMMON = 8
 _COMMON_SHARE, _MEDIAN_SHARE, _UNKNOWN_SHARE = 0.02, 0.5, 1.0
 #: a ray whose angle to its partner is smaller than this tells no depth
 _MIN_ANGLE = np.radians(0.15)
+#: no depth counts as better known than to this share of it: points in common are only near each other
+_DEPTH_FLOOR = 0.03
 
 
 @dataclass(frozen=True)
@@ -58,16 +66,71 @@ class Placed:
 
 
 @dataclass(frozen=True)
+class _Points:
+    """Points of the scene as an image sees them.
+
+    Attributes:
+        pixels: (n, 2) float64.
+        positions: (n, 3) float64 in its camera.
+        errors: (n,) float64 standard deviations of the depths, as a share of them.
+    """
+
+    pixels: FloatArray
+    positions: FloatArray
+    errors: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def depths(self) -> FloatArray:
+        return self.positions[:, 2]
+
+    def take(self, index: BoolArray | Indices) -> _Points:
+        return _Points(self.pixels[index], self.positions[index], self.errors[index])
+
+    def scaled(self, length: float) -> _Points:
+        return replace(self, positions=length * self.positions)
+
+    def joined(self, other: _Points) -> _Points:
+        pairs = ((self.pixels, other.pixels), (self.positions, other.positions), (self.errors, other.errors))
+        return _Points(*(np.concatenate(pair) for pair in pairs))
+
+    def with_better(self, index: Indices, others: _Points) -> tuple[_Points, float]:
+        """The depths of ``others``, which are the points at ``index``, where they are better known; and the share of
+        the points where they are not."""
+        better = others.errors < self.errors[index]
+        index, others = index[better], others.take(better)
+        positions, errors = self.positions.copy(), self.errors.copy()
+        positions[index] *= (others.depths / self.depths[index])[:, None]
+        errors[index] = others.errors
+        return _Points(self.pixels, positions, errors), 1 - len(index) / max(len(self), 1)
+
+    def common(self, pixels: FloatArray, within_px: float) -> tuple[Indices, Indices]:
+        """Indices of ``pixels`` (m, 2), and of the points here that are the same point of the scene."""
+        if len(self) == 0 or len(pixels) == 0:
+            return np.zeros(0, int), np.zeros(0, int)
+        pairs = cv2.BFMatcher(cv2.NORM_L2).match(np.float32(pixels), np.float32(self.pixels))
+        near = [pair for pair in pairs if pair.distance <= within_px]
+        return np.array([pair.queryIdx for pair in near], int), np.array([pair.trainIdx for pair in near], int)
+
+
+_NO_POINTS = _Points(np.zeros((0, 2)), np.zeros((0, 3)), np.zeros(0))
+
+
+@dataclass(frozen=True)
 class _View:
-    """A placed image, with the points (n, 3) whose position in its camera is known, and their pixels (n, 2)."""
+    """A placed image, and what it knows of the scene; ``share`` as of :class:`Placed`, of its depths."""
 
     camera: Camera
     pose: FloatArray
-    pixels: FloatArray
-    points: FloatArray
-    parallax_deg: float
+    points: _Points = _NO_POINTS
     metric: bool = False
     share: float = 0.0
+
+    @property
+    def same_point_px(self) -> float:
+        return _SAME_POINT * self.camera.width / 640
 
 
 class Chain:
@@ -85,91 +148,128 @@ class Chain:
 
     def add(self, track: Track, camera: Camera) -> Placed | None:
         """Where the track's image is; None where its relative pose is of no use."""
-        pose = track.pose
-        if not pose.status.has_rotation:
+        if not track.pose.status.has_rotation:
             return None
         reference = self._reference(track, camera)
-        matches = track.matches.take(pose.inliers)
-        rays0 = homogeneous(normalise_points(matches.keypoints0, reference.camera))
-        rays1 = homogeneous(normalise_points(matches.keypoints1, camera))
-        turned = rays0 @ pose.R.T
-        moves = pose.status.has_translation
-        length, share, metric = 0.0, 0.0, reference.metric
-        if moves:
-            depth0, depth1, known = triangulate(turned, rays1, pose.t)
-            length, share, metric = self._length(track, reference, matches.keypoints0[known], depth0[known])
-            points0, points1 = length * depth0[known, None] * rays0[known], length * depth1[known, None] * rays1[known]
-        else:  # no depth is seen anew, but what was known is carried on
-            near, found = _common(reference, matches.keypoints0.astype(np.float64))
-            known = np.zeros(len(rays0), bool)
-            known[near] = True
-            points0 = reference.points[found]
-            points1 = points0 @ pose.R.T
-        motion = np.eye(4)
-        motion[:3, :3], motion[:3, 3] = pose.R, length * pose.t
-        placed = reference.pose @ np.linalg.inv(motion)
-        pixels0, pixels1 = matches.keypoints0[known].astype(np.float64), matches.keypoints1[known].astype(np.float64)
-        if length and len(points0) >= _MIN_COMMON:
-            self._median_depth = float(np.median(points0[:, 2]))
-            if pose.parallax_deg > reference.parallax_deg or (metric and not reference.metric):
-                reference = _View(reference.camera, reference.pose, pixels0, points0, pose.parallax_deg, metric, share)
-        current = _View(
-            camera, placed, pixels1, points1, pose.parallax_deg, metric, share if moves else reference.share
-        )
+        moves = track.pose.status.has_translation
+        placed, reference, current = (self._moved if moves else self._turned)(track, reference, camera)
         self._views = {track.reference_stamp_ns: reference, track.stamp_ns: current}
-        self._last = placed
-        if not moves:
-            return Placed(placed, 0.0, 0.0, metric, np.zeros((0, 3)), np.zeros(0, np.int64), self._median_depth)
-        index = np.flatnonzero(pose.inliers)[known]
-        return Placed(placed, length, share, metric, points0, index, self._median_depth)
+        self._last = placed.pose
+        return placed
 
     def _reference(self, track: Track, camera: Camera) -> _View:
         known = self._views.get(track.reference_stamp_ns)
         if known is not None:
             return known
         self.breaks += bool(self._views)
-        return _View(camera, self._last, np.zeros((0, 2)), np.zeros((0, 3)), 0.0)
+        return _View(camera, self._last)
+
+    def _turned(self, track: Track, reference: _View, camera: Camera) -> tuple[Placed, _View, _View]:
+        """An image without a translation: no depth is seen anew, but what was known is carried on."""
+        matches = track.matches.take(track.pose.inliers)
+        near, found = reference.points.common(matches.keypoints0.astype(np.float64), reference.same_point_px)
+        known = reference.points.take(found)
+        pixels = matches.keypoints1[near].astype(np.float64)
+        points = _Points(pixels, known.positions @ track.pose.R.T, known.errors)
+        current = _View(camera, _moved_by(reference.pose, track.pose, 0.0), points, reference.metric, reference.share)
+        nothing = np.zeros((0, 3)), np.zeros(0, np.int64)
+        placed = Placed(current.pose, 0.0, 0.0, reference.metric, *nothing, self._median_depth)
+        return placed, reference, current
+
+    def _moved(self, track: Track, reference: _View, camera: Camera) -> tuple[Placed, _View, _View]:
+        """An image with a translation, whose length is 1 until the points that are known already tell it."""
+        pose, inliers = track.pose, np.flatnonzero(track.pose.inliers)
+        matches = track.matches.take(inliers)
+        seen, known = _triangulated(matches, pose, reference.camera, camera)
+        near, found = reference.points.common(seen.pixels, reference.same_point_px)
+        length, share, metric = self._length(pose, reference, seen, near, found)
+        seen = seen.scaled(length)
+        if metric and not reference.metric:  # what it knew was of another scale
+            reference, near, found = replace(reference, points=_NO_POINTS), near[:0], found[:0]
+
+        best, renewed = seen.with_better(near, reference.points.take(found))
+        if len(best) >= _MIN_COMMON:
+            self._median_depth = float(np.median(best.depths))
+            others = np.ones(len(reference.points), np.bool_)
+            others[found] = False
+            reference = replace(
+                reference,
+                points=reference.points.take(others).joined(best),
+                metric=metric,
+                share=float(np.sqrt(renewed * share**2 + (1 - renewed) * reference.share**2)),
+            )
+        points = _Points(
+            matches.keypoints1[known].astype(np.float64), best.positions @ pose.R.T + length * pose.t, best.errors
+        )
+        placed_at = _moved_by(reference.pose, pose, length)
+        current = _View(camera, placed_at, points.take(points.depths > 0), metric, reference.share)
+        placed = Placed(placed_at, length, share, metric, best.positions, inliers[known], self._median_depth)
+        return placed, reference, current
 
     def _length(
-        self, track: Track, reference: _View, pixels: Float32Array, depths: FloatArray
+        self, pose: RelativePose, reference: _View, seen: _Points, near: Indices, found: Indices
     ) -> tuple[float, float, bool]:
         """Length of a translation of length 1, its share and whether it is in metres.
 
         Args:
-            pixels, depths: (n, 2) of the reference and (n,) as they are seen with a translation of length 1.
+            seen: by a translation of length 1; those at ``near`` are the reference's at ``found``.
         """
-        if track.pose.metric:
+        if pose.metric:
             return 1.0, 0.0, True
-        index, found = _common(reference, pixels.astype(np.float64))
-        if len(index) >= _MIN_COMMON:
-            ratios = reference.points[found, 2] / depths[index]
-            length = float(np.median(ratios))
-            spread = 1.5 * float(np.median(np.abs(ratios - length))) / (length * np.sqrt(len(index)))
-            return length, float(np.hypot(reference.share, max(spread, _COMMON_SHARE))), reference.metric
-        if self._median_depth is not None and len(depths):
-            return self._median_depth / float(np.median(depths)), _MEDIAN_SHARE, False
+        if len(near) >= _MIN_COMMON:
+            again, older = seen.take(near), reference.points.take(found)
+            logs = np.log(older.depths / again.depths)
+            weights = 1 / np.maximum(again.errors**2 + older.errors**2, _DEPTH_FLOOR**2)
+            middle = weighted_median(logs, weights)
+            count = float(weights.sum() ** 2 / np.square(weights).sum())
+            spread = 1.5 * weighted_median(np.abs(logs - middle), weights) / np.sqrt(count)
+            return float(np.exp(middle)), float(np.hypot(reference.share, max(spread, _COMMON_SHARE))), reference.metric
+        if self._median_depth is not None and len(seen):
+            return self._median_depth / float(np.median(seen.depths)), _MEDIAN_SHARE, False
         return 1.0, 0.0 if self._median_depth is None else _UNKNOWN_SHARE, False
 
 
-def _common(view: _View, pixels: FloatArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of ``pixels`` and of the view's points that are the same point of the scene."""
-    if len(view.pixels) == 0 or len(pixels) == 0:
-        return np.zeros(0, int), np.zeros(0, int)
-    matcher = cv2.BFMatcher(cv2.NORM_L2)
-    pairs = matcher.match(np.float32(pixels), np.float32(view.pixels))
-    near = [pair for pair in pairs if pair.distance <= _SAME_POINT * view.camera.width / 640]
-    return np.array([pair.queryIdx for pair in near], int), np.array([pair.trainIdx for pair in near], int)
+def _moved_by(reference: FloatArray, pose: RelativePose, length: float) -> FloatArray:
+    """(4, 4) of the image to world, by that of its reference."""
+    motion = np.eye(4)
+    motion[:3, :3], motion[:3, 3] = pose.R, length * pose.t
+    return reference @ inverse(motion)
+
+
+def _triangulated(matches: Matches, pose: RelativePose, camera0: Camera, camera1: Camera) -> tuple[_Points, BoolArray]:
+    """What image 0 sees of the scene by a pose, and which of the matches that is: those that have a parallax.
+
+    The error of a depth is that of the angle between its rays, by the match and by the rotation, as a share of it.
+    """
+    rays0 = homogeneous(normalise_points(matches.keypoints0, camera0))
+    rays1 = homogeneous(normalise_points(matches.keypoints1, camera1))
+    depths, sines, known = triangulate(rays0 @ pose.R.T, rays1, pose.t)
+    turn = float(np.trace(pose.covariance[3:, 3:])) / 3
+    errors = np.sqrt((matches.sigma[known] / camera1.K[0, 0]) ** 2 + turn) / sines[known]
+    points = depths[known, None] * rays0[known]
+    return _Points(matches.keypoints0[known].astype(np.float64), points, errors), known
 
 
 def triangulate(turned: FloatArray, rays1: FloatArray, t: FloatArray) -> tuple[FloatArray, FloatArray, BoolArray]:
-    """Depths along both rays, (n, 3) with z = 1, of ``z1 rays1 = z0 turned + t``, and which of them can be trusted."""
+    """Depths along the first rays of ``z1 rays1 = z0 turned + t``, by rays (n, 3) with z = 1 before the turn.
+
+    Returns:
+        (n,) depths; (n,) sines of the angles between the rays; (n,) which depths are of a point that both see.
+    """
     normal = np.cross(rays1, turned)
     squared = np.maximum(np.sum(normal**2, axis=1), 1e-18)
     depth0 = -np.sum(np.cross(rays1, t) * normal, axis=1) / squared
     depth1 = depth0 * turned[:, 2] + t[2]
-    sine = np.sqrt(squared) / (np.linalg.norm(rays1, axis=1) * np.linalg.norm(turned, axis=1))
-    known: BoolArray = (depth0 > 0) & (depth1 > 0) & (sine > np.sin(_MIN_ANGLE))
-    return depth0, depth1, known
+    sines = np.sqrt(squared) / (np.linalg.norm(rays1, axis=1) * np.linalg.norm(turned, axis=1))
+    known: BoolArray = (depth0 > 0) & (depth1 > 0) & (sines > np.sin(_MIN_ANGLE))
+    return depth0, sines, known
+
+
+def weighted_median(values: FloatArray, weights: FloatArray) -> float:
+    """The value at which half of the weight is reached."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(reached, reached[-1] / 2)])
 
 
 def homogeneous(points: FloatArray) -> FloatArray:

@@ -290,7 +290,7 @@ def _count(result: RunResult, track: Track) -> None:
     status = track.pose.status
     result.statuses[status.name] += 1
     result.poses += status.has_rotation
-    result.keyframes += track.new_keyframe
+    result.keyframes += track.new_keyframe + track.moved_on
     result.metric += track.pose.metric
     if status in _UNMATCHED or len(track.matches) == 0:
         result.unmatched[status.name.lower() if status in _UNMATCHED else "few_matches"] += 1

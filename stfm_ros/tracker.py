@@ -1,7 +1,9 @@
 """A stream of images to a stream of relative poses: what each image is matched against, and when that changes.
 
-The reference is the previous image or a keyframe. It is encoded once. A pair without a pose leaves the
-reference as it is (a black frame must not become one) until ``lost_after`` pairs in a row have none.
+The reference is the previous image or a keyframe. It is encoded once. Where an image has too little in common with the
+keyframe, the last image that had enough becomes the keyframe, and the image is matched against that one: an image that
+is barely joined to the others must not carry all that follow. A pair without a pose leaves the reference as it is (a
+black frame must not become one) until ``lost_after`` pairs in a row have none.
 """
 from __future__ import annotations
 
@@ -35,6 +37,8 @@ class Track:
         matches: in pixels of the received images.
         pose: T_0to1 with its status and reason; delivered even where there is none.
         new_keyframe: whether the current image is the reference from now on.
+        moved_on: whether the reference is one since this image: the last image that had enough in common with the one
+            before.
         timings_ms: of the stages ``features``, ``pair`` and ``pose``.
         image0, image1: the images themselves, (H, W, 3) uint8 RGB.
         camera: calibration of the current image, if there is one.
@@ -53,6 +57,7 @@ class Track:
     image0: ByteArray
     image1: ByteArray
     camera: Camera | None = None
+    moved_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Tracker:
     def reset(self, reason: str = "first image") -> None:
         """Forget the reference; the next image becomes it, and its pose gives ``reason``."""
         self._reference: _Frame | None = None
+        self._last_good: _Frame | None = None  # the newest image with a pose
         self._why_none = reason
         self._last_stamp_ns: int | None = None
         self._failures = 0
@@ -117,16 +123,24 @@ class Tracker:
             return self._begin(frame, clock)
 
         reference = self._reference
-        matches = self.matcher.match_features(reference.features, frame.features)
-        clock.lap("pair")
-        pose = self._pose(matches, reference, frame)
-        clock.lap("pose")
+        matches, pose = self._match(reference, frame, clock)
+        nearer = self._last_good
+        moved_on = False
+        if nearer is not None and self._is_weak(pose, matches):
+            again, pose_again = self._match(nearer, frame, clock)
+            moved_on = _strength(pose_again, again) > _strength(pose, matches)
+            if moved_on:
+                reference, matches, pose = nearer, again, pose_again
+                self._take_reference(nearer)
 
         pose = self._count_failures(pose, matches)
         renew = self._wants_new_reference(pose, matches, reference, frame)
         if renew:
+            self._renewal_asked = False
             self._take_reference(frame)
-        return _track(reference, frame, matches, pose, renew, clock)
+        elif not self._failures:
+            self._last_good = frame
+        return _track(reference, frame, matches, pose, renew, clock, moved_on)
 
     # -- the steps -----------------------------------------------------------------------------------
 
@@ -145,14 +159,26 @@ class Tracker:
 
     def _take_reference(self, frame: _Frame) -> None:
         self._reference = frame
-        self._renewal_asked = False
+        self._last_good = None  # nearer than the reference there is none
         if self.scale is not None:
             self.scale.remember(frame.stamp_ns)
 
     def _begin(self, frame: _Frame, clock: _Clock) -> Track:
+        self._renewal_asked = False
         self._take_reference(frame)
         pose = no_pose(0, PoseStatus.NO_REFERENCE, self._why_none)
         return _track(frame, frame, Matches.empty(), pose, True, clock)
+
+    def _match(self, reference: _Frame, frame: _Frame, clock: _Clock) -> tuple[Matches, RelativePose]:
+        matches = self.matcher.match_features(reference.features, frame.features)
+        clock.lap("pair")
+        pose = self._pose(matches, reference, frame)
+        clock.lap("pose")
+        return matches, pose
+
+    def _is_weak(self, pose: RelativePose, matches: Matches) -> bool:
+        """Whether the image has too little in common with its reference."""
+        return _strength(pose, matches) < self.config.tracker.keyframe_inliers
 
     def _pose(self, matches: Matches, reference: _Frame, frame: _Frame) -> RelativePose:
         camera1 = frame.camera
@@ -186,19 +212,28 @@ class Tracker:
             lost = self._failures >= wanted.lost_after
             self._failures = 0 if lost else self._failures
             return lost
-        uncalibrated = pose.status is PoseStatus.NO_CAMERA_INFO
-        strength = len(matches) if uncalibrated else int(pose.inliers.sum())
         return (
             self._renewal_asked
             or wanted.reference == "previous"
-            or strength < wanted.keyframe_inliers
+            or self._is_weak(pose, matches)
             or pose.parallax_deg > wanted.keyframe_parallax_deg
             or frame.stamp_ns - reference.stamp_ns > wanted.keyframe_age_s * 1e9
         )
 
 
+def _strength(pose: RelativePose, matches: Matches) -> int:
+    """How many matches join two images: those that agree on a pose; all where no calibration tells."""
+    return len(matches) if pose.status is PoseStatus.NO_CAMERA_INFO else int(pose.inliers.sum())
+
+
 def _track(
-    reference: _Frame, frame: _Frame, matches: Matches, pose: RelativePose, renew: bool, clock: _Clock
+    reference: _Frame,
+    frame: _Frame,
+    matches: Matches,
+    pose: RelativePose,
+    renew: bool,
+    clock: _Clock,
+    moved_on: bool = False,
 ) -> Track:
     return Track(
         stamp_ns=frame.stamp_ns,
@@ -214,6 +249,7 @@ def _track(
         image0=reference.image,
         image1=frame.image,
         camera=frame.camera,
+        moved_on=moved_on,
     )
 
 
@@ -230,4 +266,5 @@ class _Clock:
 
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
-        self.laps_ms[stage], self._last = 1e3 * (now - self._last), now
+        self.laps_ms[stage] += 1e3 * (now - self._last)
+        self._last = now

@@ -106,6 +106,48 @@ def test_a_keyframe_goes_with_age_and_with_few_inliers() -> None:
     assert all(track.new_keyframe for track in few) and few[2].pose.status is PoseStatus.OK
 
 
+class ShortSighted(Standin):
+    """Loses 30 of 400 points a place, and all of them from one place on to the next but one behind a ``wall``."""
+
+    def __init__(self, wall: int = 1000) -> None:
+        super().__init__()
+        self.wall = wall
+
+    def match_features(self, features0: Any, features1: Any) -> Matches:
+        seen = super().match_features(features0, features1)
+        apart = abs(features1 - features0)
+        if features0 < self.wall <= features1:
+            apart *= 6
+        return seen.take(np.arange(len(seen)) < 400 - 30 * apart)
+
+
+def test_the_last_image_that_had_enough_in_common_becomes_the_keyframe() -> None:
+    settings: dict[str, object] = {"keyframe_parallax_deg": 90.0, "keyframe_age_s": 100.0}
+    tracks = run(tracker(ShortSighted(), **settings), list(range(0, 28, 2)))
+    references = [track.reference_stamp_ns // STEP_NS for track in tracks]
+    # the tenth place has 100 points in common with the first, the twelfth 40; and so on from the tenth
+    assert references == [0] * 6 + [5] * 5 + [10] * 3
+    assert [i for i, track in enumerate(tracks) if track.moved_on] == [6, 11]
+    assert not any(track.new_keyframe for track in tracks[1:]), "no image is the keyframe before it is well joined"
+    assert min(int(track.pose.inliers.sum()) for track in tracks[1:]) >= 100
+    assert all(track.moved_on is False for track in run(tracker(Standin(points=60), **settings), [0, 5, 10]))
+
+
+def test_a_sudden_change_is_bridged_by_the_image_before() -> None:
+    tracks = run(tracker(ShortSighted(wall=5), keyframe_parallax_deg=90.0), [0, 4, 6])
+    assert tracks[2].pose.status.has_translation and tracks[2].moved_on
+    assert tracks[2].reference_stamp_ns == STEP_NS
+    assert tracks[2].new_keyframe, "it is weak against the image before too: the next one goes by it"
+
+
+def test_a_keyframe_that_was_asked_for_is_taken_although_the_reference_moved_on() -> None:
+    tracking = tracker(ShortSighted(), keyframe_parallax_deg=90.0)
+    run(tracking, [0, 10])
+    tracking.renew()
+    track = tracking.track(image(12), CAMERA, 2 * STEP_NS, "camera")
+    assert track.moved_on and track.new_keyframe
+
+
 def test_a_black_image_does_not_become_the_reference() -> None:
     for reference in ("previous", "keyframe"):
         tracks = run(tracker(reference=reference), [0, BLACK, 5])
