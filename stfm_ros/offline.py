@@ -28,7 +28,7 @@ from stfm_ros import messages
 from stfm_ros.bag_types import CORRESPONDENCES_TYPE, RELATIVE_POSE_TYPE
 from stfm_ros.bags import CAMERA_INFO_TYPE, IMAGE_TYPES, BagReader, BagWriter
 from stfm_ros.errors import BagError, StfmError
-from stfm_ros.frames import Frame, FrameWalk
+from stfm_ros.frames import Frame, FrameWalk, TimeLine
 from stfm_ros.images import camera_from_info, is_depth
 from stfm_ros.motion import inverse
 from stfm_ros.odometry import OPTICAL_IN_BODY, Odometer
@@ -147,13 +147,14 @@ def run_bag(
         result = RunResult(images, infos, scale_topic=find_scale(reader, wanted.scale, scale_topic, images))
         scale = SOURCES[wanted.scale][0](wanted, None) if result.scale_topic else None
         feed = _Feed(reader, result, scale)
+        line = TimeLine(result.fault)
         walk = FrameWalk(Tracker(matcher, config, scale), result.fault)
         unscaled = wanted.allow_unscaled or scale is None  # then the trajectory is of one unknown scale
         odometer = Odometer(replace(wanted, allow_unscaled=unscaled, base_frame=""), config.pose)
         for image, info, receipt_ns in paired_with_info(reader, images, infos):
             feed.until(receipt_ns + _AHEAD_NS)
             before = result.faults.copy()
-            track = walk(Frame(image, info, time.monotonic()))
+            track = None if line.leaves_out(image) else walk(Frame(image, info, time.monotonic()))
             result.read += 1
             if track is None:
                 result.unmatched[_why(result.faults - before)] += 1

@@ -21,7 +21,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from stfm_ros import messages
 from stfm_ros.config import AppConfig, MatcherConfig
 from stfm_ros.errors import StfmError
-from stfm_ros.frames import Frame, FrameWalk
+from stfm_ros.frames import Frame, FrameWalk, TimeLine
 from stfm_ros.nodes import params
 from stfm_ros.nodes.diagnostics import Diagnostics
 from stfm_ros.nodes.inputs import Inputs
@@ -123,6 +123,7 @@ class MatcherNode(LifecycleNode):
         result = super().on_activate(state)
         self._tracker.reset()
         self._walk = FrameWalk(self._tracker, self._fault)
+        self._line = TimeLine(self._fault)
         self._paused = False
         self._errands: deque[Callable[[], None]] = deque()  # for the thread of the worker, before its next image
         wanted = self._config.node
@@ -172,6 +173,8 @@ class MatcherNode(LifecycleNode):
         self._statistics.receive(age_ns / 1e6)
         if self._paused:
             self._statistics.drop()
+        elif self._line.leaves_out(frame.image):  # here, for a late image must not take the place of the newest
+            self._statistics.fail()
         else:
             self._worker.submit(frame)
 
