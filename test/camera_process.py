@@ -33,7 +33,8 @@ def info_message(stamp_ns: int, size: tuple[int, int] = SIZE) -> CameraInfo:
     """The calibration that ``fake_matcher_node`` projects with."""
     width, height = size
     msg = CameraInfo(width=width, height=height, distortion_model="plumb_bob", d=[0.0] * 5)
-    msg.k = np.array([500.0, 0.0, 319.5, 0.0, 500.0, 239.5, 0.0, 0.0, 1.0])
+    f, cx, cy = 500.0 * width / 640, 320.0 * width / 640 - 0.5, 240.0 * width / 640 - 0.5
+    msg.k = np.array([f, 0.0, cx, 0.0, f, cy, 0.0, 0.0, 1.0])
     _stamp(msg, stamp_ns)
     return msg
 

@@ -1,6 +1,6 @@
 """The matcher node with a matcher that needs no weights: the projections of fixed points before and after a motion.
 
-    python test/fake_matcher_node.py [milliseconds for a pair] --ros-args ...
+python test/fake_matcher_node.py [milliseconds for a pair] --ros-args ...
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stfm_ros.types import ByteArray, Matches
 
 
 class FakeMatcher:
-    """Finds the same 200 matches in any two images that are not black."""
+    """Finds the same 200 matches in any two images that are not black, scaled with the images."""
 
     model_name = "fake"
     weights_hash = "0" * 64
@@ -39,7 +39,11 @@ class FakeMatcher:
         if not features1.any():
             return Matches.empty()
         confidence = np.full(200, 0.9, np.float32)
-        return Matches(self._keypoints0, self._keypoints1, confidence, np.full(200, 0.5, np.float32))
+        keypoints = (
+            ((points + 0.5) * image.shape[1] / self.width - 0.5).astype(np.float32)
+            for points, image in ((self._keypoints0, features0), (self._keypoints1, features1))
+        )
+        return Matches(*keypoints, confidence, np.full(200, 0.5, np.float32))
 
     def match(self, image0: ByteArray, image1: ByteArray) -> Matches:
         return self.match_features(self.features(image0), self.features(image1))

@@ -41,7 +41,7 @@ INFOS: dict[str, dict[str, Any]] = {
     "zero": {"k": np.zeros(9)},
     "unknown_model": {"distortion_model": "fov", "d": [0.9]},
     "other_size": {"width": 1280, "height": 960},
-    "zoomed": {"k": np.array([750.0, 0, 319.5, 0, 750.0, 239.5, 0, 0, 1])},
+    "zoomed": {},
 }
 
 
@@ -83,9 +83,10 @@ class Stretch:
 class CameraProcess:
     """The other end: starts the process, and gives it its lines."""
 
-    def __init__(self, environment: dict[str, str], demo: bool = False) -> None:
+    def __init__(self, environment: dict[str, str], demo: bool = False, namespace: str = "") -> None:
+        moved = ["--ros-args", "-r", f"__ns:={namespace}"] if namespace else []
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve()), *(["--demo"] if demo else [])],
+            [sys.executable, str(Path(__file__).resolve()), *(["--demo"] if demo else []), *moved],
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -193,6 +194,8 @@ class FaultCamera:
         info.header.frame_id = wanted.frame_id
         if self.pictures:
             info.k = np.array([525.0, 0, 319.5, 0, 525.0, 239.5, 0, 0, 1])
+        if wanted.info == "zoomed":
+            info.k = info.k * [1.5, 1, 1, 1, 1.5, 1, 1, 1, 1]
         for name, value in INFOS[wanted.info].items():
             setattr(info, name, value)
         self.infos.publish(info)

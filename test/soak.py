@@ -19,11 +19,9 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +30,16 @@ import numpy as np
 os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from fault_bench import Listener
 from fault_camera import CameraProcess
-from geometry_msgs.msg import PoseWithCovarianceStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from nav_msgs.msg import Odometry
-from nav_msgs.msg import Path as PathMessage
 from rcl_interfaces.srv import SetParameters
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ros_bench import HERE, environment
-from sensor_msgs.msg import Image, PointCloud2
 from std_srvs.srv import Trigger
 
-from stfm_ros.messages import stamp_ns
-from stfm_ros.msg import Correspondences, RelativePose
-from stfm_ros.types import PoseStatus
+from stfm_ros.msg import Correspondences
 
 SAMPLE_S = 10.0
 WARM_UP_S = 300.0  #: memory before this is not judged: pools and windows fill
@@ -57,71 +47,6 @@ RECOVERY_S = 1.0
 LATENCY_MS = 500.0  #: no ten seconds may have a p95 above this
 GROWTH = 0.02  #: of memory, from the first tenth after the warm-up to the last
 SLOPE_MB_H = 1.0
-WITH_POSE = [int(status) for status in PoseStatus if status.has_rotation]
-
-
-class Listener(Node):
-    """Takes every output, as a busy robot does; spins in a thread of its own."""
-
-    def __init__(self) -> None:
-        super().__init__("soak")
-        self.lock = threading.Lock()
-        self.poses: deque[tuple[int, int, float]] = deque(maxlen=2000)  # stamp, status, when
-        self.came: Counter[str] = Counter()
-        self.values: dict[str, str] = {}
-        self.diagnosed_s = 0.0
-        self.unbalanced = 0
-        self.create_subscription(RelativePose, "relative_pose", self._pose, 100)
-        self.create_subscription(DiagnosticArray, "/diagnostics", self._diagnostics, 100)
-        for kind, topic in (
-            (Correspondences, "matches"), (Odometry, "odometry"), (PoseWithCovarianceStamped, "pose"),
-            (PathMessage, "path"), (PointCloud2, "points"), (Image, "matches/image"),
-        ):  # fmt: skip
-            self.create_subscription(kind, topic, lambda msg, topic=topic: self.came.update([topic]), 100)
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
-
-    def count(self, key: str) -> int:
-        return int(self.values.get(key, "0"))
-
-    def wait(self, condition: Callable[[], Any], seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.02)
-        return True
-
-    def call(self, kind: Any, name: str, request: Any) -> Any:
-        client = self.create_client(kind, name)
-        try:
-            if not client.wait_for_service(5):
-                return None
-            future = client.call_async(request)
-            return future.result() if self.wait(future.done, 10) else None
-        finally:
-            self.destroy_client(client)
-
-    def close(self) -> None:
-        self._executor.shutdown()
-        self._thread.join()
-        self.destroy_node()
-
-    def _spin(self) -> None:
-        with suppress(ExternalShutdownException):
-            self._executor.spin()
-
-    def _pose(self, msg: RelativePose) -> None:
-        self.came["relative_pose"] += 1
-        self.poses.append((stamp_ns(msg.header), int(msg.status), time.monotonic()))
-
-    def _diagnostics(self, msg: DiagnosticArray) -> None:
-        self.values = {pair.key: pair.value for pair in msg.status[0].values}
-        self.diagnosed_s = time.monotonic()
-        numbers = [int(self.values[name]) for name in ("received", "processed", "dropped", "in_flight")]
-        self.unbalanced += numbers[0] != sum(numbers[1:]) or not 0 <= numbers[3] <= 2
 
 
 class Soak:
@@ -204,7 +129,7 @@ class Soak:
 
     def check_counts(self) -> None:
         wanted = self.sent - self.base_sent
-        good = self.listener.wait(lambda: self.received_now() == wanted and self.listener.count("in_flight") == 0, 3)
+        good = self.listener.wait(lambda: self.received_now() == wanted and self.listener.count("in_flight") == 0, 10)
         if not good:
             self.report(
                 f"received {self.received_now()} of {wanted} images; in flight {self.listener.values.get('in_flight')}"
@@ -216,27 +141,18 @@ class Soak:
 
     def resume_counting(self) -> None:
         """Count from here: images were sent while nobody listened, or the node counts anew."""
-        before = time.monotonic() + 0.3
-        self.listener.wait(lambda: self.listener.diagnosed_s > before and self.listener.count("in_flight") == 0, 3)
+        self.listener.settle()
         self.base, self.base_sent = self.listener.count("received"), self.sent
 
     def measure(self, answer: dict[str, Any]) -> None:
         """Latencies of what came back, from sending to arrival here."""
-        sent = {}
-        for stamp, at in zip(answer["stamps_ns"], answer["at_s"]):
-            sent.setdefault(stamp, at)
         time.sleep(0.1)
-        for stamp, _, at in list(self.listener.poses):
-            if stamp in sent and at >= sent[stamp]:
-                self.latencies_ms.append(1e3 * (at - sent[stamp]))
+        self.latencies_ms.extend(1e3 * seconds for seconds in self.listener.latencies_s(answer))
 
     def recover(self, name: str) -> None:
         """Good images; a pose has to come soon."""
         answer = self.send(count=int(2 * self.rate))
-        first = answer["at_s"][0]
-        stamps = set(answer["stamps_ns"])
-        when = [at for stamp, status, at in list(self.listener.poses) if stamp in stamps and status in WITH_POSE]
-        took = min(when, default=np.inf) - first
+        took = self.listener.recovery_s(answer)
         self.recoveries_s.append(took)
         if took > RECOVERY_S:
             self.report(f"no pose within {RECOVERY_S:g} s after {name}: {took:.2f} s")
@@ -421,7 +337,7 @@ class Soak:
         if self.named["fault.internal"]:
             self.report(f"{self.named['fault.internal']} internal faults: {values.get('last_error')}")
         if self.listener.unbalanced:
-            self.report(f"{self.listener.unbalanced} reports whose counts do not add up")
+            self.report(f"{len(self.listener.unbalanced)} reports whose counts do not add up")
         verdict = judge(self.samples)
         for words in verdict.pop("failed"):
             self.report(words)

@@ -254,7 +254,7 @@ def test_compressed_images_and_the_debug_picture(watch: Observer) -> None:
             images.publish(CompressedImage(header=info.header, format="bgr8; jpeg compressed bgr8", data=jpeg))
             time.sleep(0.15)
             assert stamp_ns < 20_000_000_000, watch.summary
-        broken = CompressedImage(header=info.header, format="jpeg", data=jpeg[:20])
+        broken = CompressedImage(header=info_message(stamp_ns + 1).header, format="jpeg", data=jpeg[:20])
         images.publish(broken)
         watch.until("fault", lambda: watch.count("fault.image") == 1)
         assert "cannot be decoded" in watch.values["last_error"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -17,6 +16,7 @@ from stfm_ros.config import AppConfig
 from stfm_ros.errors import ImageError, StfmError
 from stfm_ros.frames import Frame
 from stfm_ros.messages import camera_info_topic
+from stfm_ros.nodes.calibrations import Calibrations
 from stfm_ros.nodes.subscription import subscribe_guarded
 from stfm_ros.nodes.synchronise import depth_pairs
 from stfm_ros.nodes.watchdog import InputWatch
@@ -58,7 +58,7 @@ class Inputs:
         self._on_frame = on_frame
         self._scale = scale
         self._fault = fault
-        self._info: CameraInfo | None = None
+        self._calibrations = Calibrations(self._deliver)
         self._watches: list[InputWatch] = []
         self._subscriptions: list[Any] = []
         # What waits is kept by the worker, which counts what it drops. A queue of one here would drop without a word
@@ -98,7 +98,7 @@ class Inputs:
         image_class = CompressedImage if config.node.compressed else Image
         of_image = config.node.reliability, "node.reliability"
         subscribe(image_class, self.image_topic, *of_image, _NO_IMAGE, self._take_image)
-        subscribe(CameraInfo, self.info_topic, *of_image, _NO_INFO, self._take_info)
+        subscribe(CameraInfo, self.info_topic, *of_image, _NO_INFO, self._calibrations.take_info)
         self.scale_topic = ""
         if isinstance(scale, DepthScale):
             scale.pairs = depth_pairs()
@@ -116,11 +116,9 @@ class Inputs:
 
     def close(self) -> None:
         """Unsubscribe."""
+        self._calibrations.flush()
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
-
-    def _take_info(self, msg: CameraInfo) -> None:
-        self._info = msg
 
     def _take_scale(self, msg: Any) -> None:
         assert self._scale is not None
@@ -133,7 +131,10 @@ class Inputs:
         if isinstance(self._scale, DepthScale):
             with suppress(ImageError):  # of its stamp, which whoever takes the image tells
                 self._scale.take_image(msg.header)
-        self._on_frame(Frame(msg, self._info, time.monotonic()))
+        self._calibrations.take_image(msg)
+
+    def _deliver(self, image: Any, info: Any, received_s: float) -> None:
+        self._on_frame(Frame(image, info, received_s))
 
 
 def scale_topics(node: Node, config: AppConfig) -> list[tuple[type[Any], str, str]]:

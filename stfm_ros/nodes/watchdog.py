@@ -8,6 +8,8 @@ import time
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 
+#: how rmw names the node of a publisher that has gone without a word, or that is not fully known yet
+_UNKNOWN = "_NODE_NAME_UNKNOWN_"
 _SETTINGS = {ReliabilityPolicy.RELIABLE: "reliable", ReliabilityPolicy.BEST_EFFORT: "best_effort"}
 
 
@@ -54,7 +56,10 @@ class InputWatch:
         )
 
     def _cause(self) -> str:
-        publishers = self._node.get_publishers_info_by_topic(self.topic)
+        found = self._node.get_publishers_info_by_topic(self.topic)
+        publishers = [one for one in found if one.node_name != _UNKNOWN]
+        if found and not publishers:
+            return "its publisher has ended, or is just starting; start the driver again if it does not by itself"
         if not publishers:
             domain = os.environ.get("ROS_DOMAIN_ID", "0")
             return f"nobody publishes it; {self._remedy}, or check that ROS_DOMAIN_ID={domain} is the publisher's"

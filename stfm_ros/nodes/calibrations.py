@@ -1,0 +1,69 @@
+"""Which camera_info belongs to an image: the one of its stamp; of cameras that do not stamp them alike, the newest.
+
+Topics overtake each other: most drivers publish an image first and its camera_info after it, and DDS promises an order
+within a topic alone. An image that was paired with the calibration before its own is wrong wherever that changes:
+zoom, focus, resolution. So where the camera is known to stamp both alike, an image waits for its own calibration, at
+most until the next image comes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+Stamp = tuple[int, int]
+Deliver = Callable[[Any, Any, float], None]
+
+
+class Calibrations:
+    """Pairs images and calibrations as they come in, in one thread.
+
+    Args:
+        deliver: called with each image, its calibration (None where there was none yet) and the time of its receipt
+            (time.monotonic), in the order of receipt.
+    """
+
+    def __init__(self, deliver: Deliver) -> None:
+        self._deliver = deliver
+        self._newest: Any = None
+        self._waiting: tuple[Any, float] | None = None
+        self._last: Stamp | None = None  # of an image that went without its own
+        self._alike = False  # whether the camera stamps both alike
+
+    def take_image(self, msg: Any) -> None:
+        """An image came in."""
+        received_s = time.monotonic()
+        if self._waiting is not None:  # its own was lost
+            self._alike = False
+            self.flush()
+        stamp = _stamp(msg)
+        if self._newest is not None and _stamp(self._newest) == stamp:
+            self._alike = True
+        elif self._alike:
+            self._waiting = msg, received_s
+            return
+        else:
+            self._last = stamp
+        self._deliver(msg, self._newest, received_s)
+
+    def take_info(self, msg: Any) -> None:
+        """A calibration came in."""
+        stamp = _stamp(msg)
+        if self._waiting is not None and stamp < _stamp(self._waiting[0]):
+            return  # of an image before: the one that waits has its own still to come
+        self._newest = msg
+        if self._waiting is not None:
+            self.flush()
+        elif stamp == self._last:
+            self._alike = True
+
+    def flush(self) -> None:
+        """Let the image that waits go with what there is."""
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            self._deliver(waiting[0], self._newest, waiting[1])
+
+
+def _stamp(msg: Any) -> Stamp:
+    return msg.header.stamp.sec, msg.header.stamp.nanosec
