@@ -65,7 +65,7 @@ def test_an_odometry_is_interpolated_between_its_messages() -> None:
     position = track.pose.camera1_in_camera0[1]
     assert position == pytest.approx([0.2, 0, 0], abs=1e-3)
     assert np.sqrt(track.pose.covariance[0, 0]) == pytest.approx(0.02, rel=0.05)  # 10 % of the length
-    assert np.sqrt(track.pose.covariance[1, 1]) < 0.005  # the direction is the camera's own
+    assert np.sqrt(track.pose.covariance[1, 1]) < 0.019  # the direction is the camera's own, at its claim of a pixel
 
 
 def test_where_the_camera_is_mounted_counts_in_a_bend() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
-from stfm_ros.geometry.noise import NOISE_FLOOR_PX
-from stfm_ros.geometry.rays import Rays, displacement_px, nearest_rotation, unit
+from stfm_ros.config import PoseConfig
+from stfm_ros.geometry.epipolar import covariance_of, refine, robust_model, sampson_px
+from stfm_ros.geometry.noise import NOISE_FLOOR_PX, UNKNOWN_ROTATION, Alike, estimate_covariance, scale_px, with_prior
+from stfm_ros.geometry.rays import Rays, displacement_px, moves_px, nearest_rotation, unit
 from stfm_ros.types import FloatArray
 
 
@@ -19,6 +23,95 @@ def fit_rotation(rays: Rays, R: FloatArray) -> FloatArray:
         weights = 1 / (1 + (shifts / (2 * scale)) ** 2)
         R = nearest_rotation((unit1 * weights[:, None]).T @ unit0)
     return R
+
+
+def rotation_covariance(rays: Rays, R: FloatArray, config: PoseConfig) -> FloatArray:
+    """(3, 3) of ``w`` in ``exp(w) R``, where the rays are turned by ``R`` and no translation is seen.
+
+    Before a wall a small translation looks much like a turn, so one of less than ``config.min_parallax_deg`` may have
+    gone into ``R``: the covariance is that of the turn beside a translation before a plane, which is known to be small.
+    """
+    turned = rays.x0 @ R.T
+    seen = turned / turned[:, 2:]
+    x, y = seen[:, 0], seen[:, 1]
+    zero, one = np.zeros(len(rays)), np.ones(len(rays))
+    by_turn = [[-x * y, 1 + x * x, -y], [-1 - y * y, x * y, x]]
+    by_step = [[one, zero, -x], [zero, one, -y]]
+    weight = 1 / (rays.pixel1 * rays.sigma)
+    jacobian = np.concatenate([by_turn, by_step], axis=1).transpose(2, 0, 1) * weight[:, None, None]  # (n, 2, 6)
+    residuals = (seen - rays.x1)[:, :2] * weight[:, None]
+    along = -np.eye(2) / rays.sigma[:, None, None]
+    alike = Alike(config.shared_error, rays.sigma_px, rays.width_px, moves_px(rays), along)
+    scale = scale_px(residuals, 2 * config.inlier_px)
+    covariance = estimate_covariance(residuals, jacobian, rays.points0_px, scale, alike).covariance
+    unseen = np.radians(config.min_parallax_deg) ** 2
+    known = with_prior(covariance, [UNKNOWN_ROTATION] * 3 + [max(unseen, 1e-12)] * 3)
+    turn: FloatArray = known[:3, :3]
+    return turn
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A second rigid motion among the matches: of something that moves by itself, or of a repeated pattern.
+
+    Attributes:
+        R, t: (3, 3) and (3,) of unit length.
+        covariance: (6, 6) of it, in REP-103 order.
+        count: matches that agree with it.
+        share: of the image that they cover, beside those of the first motion: how likely it is that of the world.
+    """
+
+    R: FloatArray
+    t: FloatArray
+    covariance: FloatArray
+    count: int
+    share: float
+
+    def mixed(self, R: FloatArray, t: FloatArray, covariance: FloatArray) -> FloatArray:
+        """(6, 6) of the first motion where either may be the world's: second moments of the mixture about the first.
+
+        ``t`` is of unit length, or zero where the first motion has no translation.
+        """
+        position = R.T @ t
+        far = np.concatenate([position - self.R.T @ self.t, cv2.Rodrigues(self.R.T @ R)[0].ravel()])
+        open_ = np.eye(6)
+        open_[:3, :3] -= np.outer(position, position)  # along a unit vector nothing varies
+        second = open_ @ (self.covariance + np.outer(far, far)) @ open_.T
+        mixed = covariance.copy()
+        part = slice(0, 6) if position.any() else slice(3, 6)
+        mixed[part, part] += self.share * (second - covariance)[part, part]
+        return mixed
+
+
+def rival_motion(rays: Rays, errors_px: FloatArray, config: PoseConfig) -> Rival | None:
+    """A motion on which most of the matches agree that the first one clearly leaves open.
+
+    Args:
+        errors_px: (n,) of the first motion.
+    """
+    apart = errors_px > 2 * config.inlier_px
+    rest = rays.take(apart)
+    if len(rest) < config.min_inliers:
+        return None
+    model = robust_model(rest, config)
+    if model is None:
+        return None
+    best = refine(rest, [model], config.inlier_px)[0]
+    agree = (np.abs(sampson_px(rest, best.R, best.t)) < config.inlier_px) & best.possible
+    count = int(agree.sum())
+    if count < config.min_inliers or 2 * count < len(rest):
+        return None
+    first = _covered(rays, rays.points0_px[~apart])
+    second = _covered(rays, rest.points0_px[agree])
+    covariance = covariance_of(rest, best, [], config.shared_error)
+    return Rival(best.R, best.t, covariance, count, second / (first + second))
+
+
+def _covered(rays: Rays, points_px: FloatArray) -> int:
+    """How many of 10 x 10 fields over the extent of all matches have some of the points (n, 2) in them."""
+    low, high = rays.points0_px.min(axis=0), rays.points0_px.max(axis=0)
+    fields = np.minimum((points_px - low) / np.maximum(high - low, 1e-9) * 10, 9).astype(np.int64)
+    return len(np.unique(fields[:, 0] * 10 + fields[:, 1]))
 
 
 def gric(errors_px: FloatArray, noise_px: float, dimension: int, parameters: int) -> float:

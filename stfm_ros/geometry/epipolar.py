@@ -16,15 +16,18 @@ from stfm_ros.config import PoseConfig
 from stfm_ros.geometry.noise import (
     UNKNOWN_DIRECTION,
     UNKNOWN_ROTATION,
+    Alike,
     estimate_covariance,
     noise_px,
     scale_px,
+    with_prior,
 )
 from stfm_ros.geometry.rays import (
     GENERATORS,
     Rays,
     angular,
     in_front,
+    moves_px,
     nearest_rotation,
     skew,
     squares,
@@ -153,22 +156,20 @@ def _closeness(rays: Rays, R: FloatArray, t: FloatArray) -> tuple[FloatArray, Fl
     return closeness, deviation
 
 
-def covariance_of(rays: Rays, best: Minimum, others: list[Minimum]) -> FloatArray:
+def covariance_of(rays: Rays, best: Minimum, others: list[Minimum], shared_error: float = 0.0) -> FloatArray:
     """(6, 6) of camera 1 in camera 0, in REP-103 order.
 
     The published pose is ``(R', -R' t)``: its position moves by ``-R' (B d + t x w)``, and about the fixed axes of
     camera 0 it turns by ``-R' w``. Another minimum that the residuals cannot rule out adds its distance, squared and
-    weighted by how likely it is.
+    weighted by how likely it is. ``shared_error`` is that of :class:`stfm_ros.geometry.noise.Alike`.
     """
     R, t = best.R, best.t
     kept = rays.take(best.possible)
     residuals, jacobian = linearise(kept, R, t)
-    estimate = estimate_covariance(residuals[:, None], jacobian.T[:, None], kept.points0_px, best.scale_px)
+    alike = Alike(shared_error, rays.sigma_px, rays.width_px, moves_px(kept), _by_point1(kept, R, t)[:, None])
+    estimate = estimate_covariance(residuals[:, None], jacobian.T[:, None], kept.points0_px, best.scale_px, alike)
     # what the matches leave open is known as well as by no match at all
-    unknown = np.sqrt([UNKNOWN_ROTATION] * 3 + [UNKNOWN_DIRECTION] * 2)
-    values, axes = np.linalg.eigh(estimate.covariance / np.outer(unknown, unknown))
-    axes, values = unknown[:, None] * axes, np.maximum(values, 0)
-    parameters = (axes * (values / (1 + values))) @ axes.T
+    parameters = with_prior(estimate.covariance, [UNKNOWN_ROTATION] * 3 + [UNKNOWN_DIRECTION] * 2)
     moved = np.zeros((6, 5))
     moved[:3, :3] = -R.T @ skew(t)
     moved[:3, 3:] = -R.T @ tangent(t)
@@ -192,6 +193,15 @@ def sampson_px(rays: Rays, R: FloatArray, t: FloatArray) -> FloatArray:
     norm = np.sqrt(squares(lines1) * rays.pixel1**2 + squares(lines0) * rays.pixel0**2)
     residuals: FloatArray = algebraic / np.maximum(norm, 1e-15)
     return residuals
+
+
+def _by_point1(rays: Rays, R: FloatArray, t: FloatArray) -> FloatArray:
+    """(n, 2) derivatives of weighted Sampson errors by the pixel of image 1, to first order."""
+    E = skew(t) @ R
+    lines1, lines0 = rays.x0 @ E.T, rays.x1 @ E
+    norm = np.sqrt(squares(lines1) * rays.pixel1**2 + squares(lines0) * rays.pixel0**2)
+    by_point: FloatArray = lines1[:, :2] * (rays.pixel1 / np.maximum(norm, 1e-15) / rays.sigma)[:, None]
+    return by_point
 
 
 def linearise(rays: Rays, R: FloatArray, t: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stfm_ros.types import Float32Array, FloatArray
+from stfm_ros.types import BoolArray, Float32Array, FloatArray
 
 #: rad^2 an axis of a rotation nobody knows (uniform over SO(3)), and of a direction nobody knows
 UNKNOWN_ROTATION = (np.pi**2 / 3 + 2) / 3
@@ -21,6 +21,12 @@ NOISE_FLOOR_PX = 0.1
 SCALE = 2.5
 #: neighbours are nearer than so many times the spacing of the matches: those around, and those around them
 RINGS = (1.6, 3.2)
+#: a cell of the network's grid, as a share of the image's width
+CELL = 8 / 640
+#: deviation of displacements, in cells, over which errors stay alike (measured: docs/degenerate.md)
+ALIKE_CELLS = 0.16
+#: so many matches tell what those of like displacement add up to
+_SAMPLE = 300
 #: pairs of neighbours that are worth as much as the belief that noise is independent
 PRIOR_PAIRS = 50
 #: correlation of matches that are no neighbours: what the lens's calibration, or a network as a whole, gets wrong.
@@ -53,7 +59,66 @@ class Estimate:
     variance: float
 
 
-def estimate_covariance(residuals: FloatArray, jacobian: FloatArray, points_px: FloatArray, scale: float) -> Estimate:
+@dataclass(frozen=True)
+class Alike:
+    """Matches that moved alike err alike: a network's error repeats with the displacement, as that of any matcher
+    that works on a grid does (M. Shimizu and M. Okutomi, "Precise sub-pixel estimation on area-based matching", ICCV
+    2001). Where all move by nearly the same, the error looks like motion, and no residual shows it.
+
+    Attributes:
+        share: of a match's variance that matches of the same displacement have in common, below 1.
+        sigma_px: of a match of weight 1. Residuals smaller than it do not say that the matches are better: the
+            motion has taken up what they have in common.
+        width_px: of the image.
+        moves_px: (n, 2) displacements.
+        along: (n, k, 2) how residuals change with the place of the match in image 1, by pixel.
+    """
+
+    share: float
+    sigma_px: float
+    width_px: float
+    moves_px: FloatArray
+    along: FloatArray
+
+    def information(self, jacobian: FloatArray, variance: float, use: BoolArray) -> FloatArray:
+        """(p, p) sum over pairs of matches of the covariance of their errors by ``variance``, times ``J_i^T J_j``; made
+        positive.
+
+        Args:
+            jacobian: (m, k, p) of the residuals that are used.
+            variance: of a residual.
+            use: (n,) which those are.
+        """
+        m, k, p = jacobian.shape
+        some = slice(None, None, 1 + m // _SAMPLE)
+        along, moves = self.along[use], self.moves_px[use][some]
+        if self.share <= 0 or len(moves) < 2:
+            return np.zeros((p, p))
+        by_match = float(np.sum(along**2)) / (m * k)  # variance of a residual by that of a match
+        total = max(variance / (1 - self.share), self.sigma_px**2 * by_match) / max(by_match, 1e-12)
+        width = ALIKE_CELLS * CELL * self.width_px
+        kernel = np.exp(-_squared_distances(moves, moves) / np.float32(2 * width**2)).astype(np.float64)
+        np.fill_diagonal(kernel, 0)
+        moved = np.einsum("nka,nkp->anp", along[some], jacobian[some])  # of both axes
+        both = sum((one.T @ kernel @ one for one in moved), np.zeros((p, p)))
+        pairs = m * (m - 1) / (len(moves) * (len(moves) - 1))
+        values, vectors = np.linalg.eigh(both * (pairs * self.share * total / variance))
+        information: FloatArray = (vectors * np.maximum(values, 0)) @ vectors.T
+        return information
+
+
+def with_prior(covariance: FloatArray, variances: list[float]) -> FloatArray:
+    """(p, p) of what was estimated, where each parameter is known beforehand to a variance."""
+    scale = np.sqrt(variances)
+    values, axes = np.linalg.eigh(covariance / np.outer(scale, scale))
+    axes, values = scale[:, None] * axes, np.maximum(values, 0)
+    known: FloatArray = (axes * (values / (1 + values))) @ axes.T
+    return known
+
+
+def estimate_covariance(
+    residuals: FloatArray, jacobian: FloatArray, points_px: FloatArray, scale: float, alike: Alike | None = None
+) -> Estimate:
     """Covariance of an M-estimate at its minimum.
 
     Huber's covariance with his correction for small samples (P. Huber, "Robust Statistics", 1981, section 7.6): the
@@ -67,6 +132,7 @@ def estimate_covariance(residuals: FloatArray, jacobian: FloatArray, points_px: 
         jacobian: (n, k, p) their derivatives.
         points_px: (n, 2) where the matches lie, pixels.
         scale: of the loss.
+        alike: what residuals cannot show, since the motion takes it up.
     """
     p = jacobian.shape[2]
     use = np.sum(residuals**2, axis=1) < residuals.shape[1] * (3 / SCALE * scale) ** 2
@@ -81,6 +147,8 @@ def estimate_covariance(residuals: FloatArray, jacobian: FloatArray, points_px: 
     inverse = np.linalg.pinv(information, hermitian=True)
     shared = _shared_information(influence, jacobian, points_px[use], inverse)
     shared += FAR_CORRELATION * len(influence) * information
+    if alike is not None:
+        shared += alike.information(jacobian, variance, use)
     covariance = variance * (inverse + inverse @ shared @ inverse)
     times = 1 + float(np.trace(inverse @ shared)) / p
     return Estimate((covariance + covariance.T) / 2, variance * times)

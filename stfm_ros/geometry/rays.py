@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 from stfm_ros.geometry.points import normalise_points
 from stfm_ros.types import BoolArray, Camera, FloatArray, Matches
 
-
 #: skew(v) is their sum weighted by v
 GENERATORS: FloatArray = np.array(
     [[[0, 0, 0], [0, 0, -1], [0, 1, 0]], [[0, 0, 1], [0, 0, 0], [-1, 0, 0]], [[0, -1, 0], [1, 0, 0], [0, 0, 0]]],
@@ -33,6 +32,8 @@ class Rays:
         points0_px: (m, 2) pixels of the received image 0.
         index: (m,) positions among the matches that were given.
         focal: mean focal length in pixels.
+        sigma_px: median of the matches' own sigma; that of each is ``sigma sigma_px``.
+        width_px: of the images, their mean.
     """
 
     x0: FloatArray
@@ -43,6 +44,8 @@ class Rays:
     points0_px: FloatArray
     index: NDArray[np.int64]
     focal: float
+    sigma_px: float
+    width_px: float
 
     def __len__(self) -> int:
         return len(self.index)
@@ -51,7 +54,7 @@ class Rays:
         """The matches where ``keep``."""
         x0, x1, pixel0, pixel1 = self.x0[keep], self.x1[keep], self.pixel0[keep], self.pixel1[keep]
         points0_px, sigma, index = self.points0_px[keep], self.sigma[keep], self.index[keep]
-        return Rays(x0, x1, pixel0, pixel1, sigma, points0_px, index, self.focal)
+        return Rays(x0, x1, pixel0, pixel1, sigma, points0_px, index, self.focal, self.sigma_px, self.width_px)
 
     def mask(self, keep: BoolArray, n: int) -> BoolArray:
         """``keep`` as a mask over the ``n`` matches that were given."""
@@ -79,6 +82,8 @@ class Rays:
             np.asarray(matches.keypoints0, np.float64)[usable],
             np.flatnonzero(usable),
             focal,
+            typical,
+            (camera0.width + camera1.width) / 2,
         )
 
 
@@ -87,6 +92,12 @@ def displacement_px(rays: Rays, R: FloatArray) -> FloatArray:
     pixels = np.hypot(angular(rays.x0, rays.pixel0), angular(rays.x1, rays.pixel1))
     shared: FloatArray = angles(rays.x0 @ R.T, rays.x1) / pixels
     return shared
+
+
+def moves_px(rays: Rays) -> FloatArray:
+    """(n, 2) displacements from image 0 to image 1, undistorted, in pixels of image 1."""
+    moves: FloatArray = (rays.x1 - rays.x0)[:, :2] / rays.pixel1[:, None]
+    return moves
 
 
 def in_front(rays: Rays, R: FloatArray, t: FloatArray) -> BoolArray:

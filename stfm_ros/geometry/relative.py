@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from stfm_ros.config import PoseConfig
-from stfm_ros.geometry.degeneracy import fit_rotation, gric, homography, homography_px, plane_motions
+from stfm_ros.geometry.degeneracy import (
+    fit_rotation,
+    gric,
+    homography,
+    homography_px,
+    plane_motions,
+    rival_motion,
+    rotation_covariance,
+)
 from stfm_ros.geometry.epipolar import Minimum, covariance_of, refine, robust_model, sampson_px
-from stfm_ros.geometry.noise import UNKNOWN_DIRECTION, UNKNOWN_ROTATION, noise_px
+from stfm_ros.geometry.noise import CELL, UNKNOWN_DIRECTION, UNKNOWN_ROTATION, noise_px
 from stfm_ros.geometry.rays import Rays, angles, displacement_px
 from stfm_ros.types import BoolArray, Camera, FloatArray, Matches, PoseStatus, RelativePose
 
 DEFAULTS = PoseConfig()
+#: what counts as border, as a share of the image's width
+BORDER = 2 * CELL
 
 
 def estimate_relative_pose(
@@ -35,7 +47,22 @@ def estimate_relative_pose(
     rays = Rays.of(matches, camera0, camera1)
     if len(rays) < config.min_inliers:
         return no_pose(n, PoseStatus.FEW_MATCHES, f"{len(rays)} usable matches, fewer than {config.min_inliers}")
+    pose = _one_motion(rays, n, config)
+    if not pose.status.has_rotation:
+        return pose
+    count = int(pose.inliers.sum())
+    inner = int((pose.inliers & _away_from_border(matches, camera0, camera1)).sum())
+    if inner < config.min_inliers:
+        reason = (
+            f"{inner} of {count} inliers lie away from the border of the image, fewer than {config.min_inliers}: along "
+            "it matches agree whatever is seen"
+        )
+        return no_pose(n, PoseStatus.FEW_MATCHES, reason)
+    return _with_rival(pose, rays, config)
 
+
+def _one_motion(rays: Rays, n: int, config: PoseConfig) -> RelativePose:
+    """The motion that explains most of the ``n`` matches."""
     shift_px = float(np.median(displacement_px(rays, np.eye(3))))
     if shift_px < config.static_px:
         reason = f"median displacement {shift_px:.2f} px is below {config.static_px:g} px: the camera stands still"
@@ -68,15 +95,23 @@ def _judge(
     kept, mask = rays.take(inliers), rays.mask(inliers, n)
     R, t, count = minima[0].R, minima[0].t, len(kept)
     residuals = sampson_px(kept, R, t)
-    noise = noise_px(residuals, config.inlier_px)
+    # what matches of like displacement have in common was taken up by the motion
+    noise = noise_px(residuals, config.inlier_px) / np.sqrt(1 - config.shared_error)
     essential = gric(residuals, noise, dimension=3, parameters=5)
 
     turn = fit_rotation(kept, R)
     shifts = displacement_px(kept, turn)
+    turned = f"a rotation alone explains {count} matches (median residual {np.median(shifts):.2f} px)"
     if gric(shifts, noise, dimension=2, parameters=3) <= essential:
-        covariance = np.eye(3) * max(noise, float(np.median(shifts))) ** 2 / (kept.focal**2 * count)
-        reason = f"a rotation alone explains {count} matches (median residual {np.median(shifts):.2f} px)"
-        return rotation_pose(turn, covariance, mask, PoseStatus.ROTATION_ONLY, reason)
+        return rotation_pose(turn, rotation_covariance(kept, turn, config), mask, PoseStatus.ROTATION_ONLY, turned)
+    all_shifts = displacement_px(rays, turn)
+    apart = all_shifts > 2 * config.inlier_px  # what a rotation clearly leaves open
+    showing, agreeing = int(apart.sum()), int((apart & inliers).sum())
+    if showing < len(rays) / 2 and 2 * agreeing < showing:
+        rest = all_shifts < config.inlier_px
+        reason = f"{turned}; of {showing} others only {agreeing} agree on a translation"
+        covariance = rotation_covariance(rays.take(rest), turn, config)
+        return rotation_pose(turn, covariance, rays.mask(rest, n), PoseStatus.ROTATION_ONLY, reason)
 
     parallax = float(np.degrees(np.median(angles(kept.x0 @ R.T, kept.x1))))
     status, reason = PoseStatus.OK, f"{count} inliers of {n} matches, median parallax {parallax:.2f} deg"
@@ -86,8 +121,36 @@ def _judge(
     elif gric(homography_px(kept, plane), noise, dimension=2, parameters=8) <= essential:
         status = PoseStatus.PLANAR
         reason = f"one plane explains {count} matches: a twin of this motion fits them as well"
-    covariance = covariance_of(rays, minima[0], minima[1:])
+    covariance = covariance_of(rays, minima[0], minima[1:], config.shared_error)
     return RelativePose(R, t, covariance, mask, status, reason, parallax)
+
+
+def _away_from_border(matches: Matches, camera0: Camera, camera1: Camera) -> BoolArray:
+    """(n,) whether both keypoints are more than BORDER inside of their images.
+
+    Where a pattern repeats, a network still tells points apart by how far they are from the border: what matches there
+    is the image's frame with itself, along the border.
+    """
+    inside = np.ones(len(matches), np.bool_)
+    for points, camera in ((matches.keypoints0, camera0), (matches.keypoints1, camera1)):
+        margin = BORDER * camera.width
+        inside &= (points >= margin).all(axis=1)
+        inside &= (points <= np.array([camera.width, camera.height]) - 1 - margin).all(axis=1)
+    return inside
+
+
+def _with_rival(pose: RelativePose, rays: Rays, config: PoseConfig) -> RelativePose:
+    """The pose, less certain where the other matches agree on another motion."""
+    moves = pose.status.has_translation
+    errors = np.abs(sampson_px(rays, pose.R, pose.t)) if moves else displacement_px(rays, pose.R)
+    rival = rival_motion(rays, errors, config)
+    if rival is None:
+        return pose
+    reason = (
+        f"{pose.reason}; {rival.count} other matches, {100 * rival.share:.0f} % of the image, agree on a second motion: "
+        "something moves by itself, or a pattern repeats"
+    )
+    return replace(pose, covariance=rival.mixed(pose.R, pose.t, pose.covariance), reason=reason)
 
 
 def no_pose(n: int, status: PoseStatus, reason: str) -> RelativePose:

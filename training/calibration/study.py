@@ -33,6 +33,8 @@ DEPTH_NOISE = 0.01
 TRUTH_ROTATION_DEG = 0.14
 TRUTH_POSITION_M = 0.005
 POSE = PoseConfig()
+#: noise that is drawn anew for each match has nothing in common
+INDEPENDENT = PoseConfig(shared_error=0.0)
 #: side of the fields of the chessboard that cuts an image into two halves
 FIELD_PX = 90
 
@@ -97,7 +99,7 @@ def synthetic(count: int, seed: int, progress: Step | None = None) -> Tally:
     """Points of rendered scenes with Gaussian noise of known sigma, by baseline, noise and outliers."""
     tally = Tally("synthetic")
     for number, (case, groups) in enumerate(synthetic_cases(count, seed), start=1):
-        tally.add_pair(*_poses(case), case.T_0to1, groups)
+        tally.add_pair(*_poses(case, INDEPENDENT), case.T_0to1, groups)
         if progress:
             progress(number, count)
     return tally
@@ -183,12 +185,11 @@ def _halves(matches: Matches) -> tuple[Matches, Matches]:
     return matches.take(black), matches.take(~black)
 
 
-def _poses(case: Case) -> tuple[RelativePose, RelativePose]:
+def _poses(case: Case, config: PoseConfig = POSE) -> tuple[RelativePose, RelativePose]:
     """Without and with the case's depth."""
-    metric = estimate_metric_pose(
-        case.matches, case.camera, case.camera, case.depth0, POSE, DepthNoise(0.0, DEPTH_NOISE)
-    )
-    return estimate_relative_pose(case.matches, case.camera, case.camera, POSE), metric
+    noise = DepthNoise(0.0, DEPTH_NOISE)
+    metric = estimate_metric_pose(case.matches, case.camera, case.camera, case.depth0, config, noise)
+    return estimate_relative_pose(case.matches, case.camera, case.camera, config), metric
 
 
 def _row(one: Coverage) -> dict[str, Any]:
