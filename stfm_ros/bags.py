@@ -71,7 +71,7 @@ class BagReader:
             )
         if self.path.is_dir() and not (self.path / "metadata.yaml").is_file():
             if any(self.path.glob("*.mcap")):
-                hint = f"its recording was interrupted, or still runs; when it has ended, run `stfm recover {self.path}`"
+                hint = f"its recording was interrupted or still runs; when it has ended, run `stfm recover {self.path}`"
             elif files := sorted(p.name for p in self.path.glob("*.db3")):
                 hint = f"name its file {files[0]}, or run `ros2 bag reindex`"
             else:

@@ -145,7 +145,11 @@ class CrashSafeBag:
         """
         if not failed:
             try:
-                self._finish()
+                if self._messages or self._files == 1:
+                    self._finish()
+                else:  # nothing came after the last split
+                    self._stream.close()
+                    self._stream.path.unlink()
             except OSError:
                 failed = True
         (self.folder / RESERVE_NAME).unlink(missing_ok=True)

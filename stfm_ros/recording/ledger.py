@@ -7,6 +7,7 @@ its ledger is locked, so that nobody repairs what is still being written.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -62,8 +63,16 @@ class Ledger:
         Raises:
             OSError: the disk is full or fails.
         """
-        self._file.write(json.dumps(record).encode() + b"\n")
-        os.fsync(self._file.fileno())
+        line = json.dumps(record).encode() + b"\n"
+        begin = self._file.tell()
+        try:
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, "the ledger was written in part", self._file.name)
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(begin)
+            self._file.seek(begin)
+            raise
 
     def close(self) -> None:
         """Give the lock back."""
