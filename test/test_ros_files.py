@@ -1,0 +1,125 @@
+"""Launch file, RViz configuration and Fast DDS profile, as far as they can be read without ROS's tools.
+
+``test_launch.py`` runs the launch file where ROS's launch is installed.
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+import yaml
+
+from stfm_ros.config import AppConfig, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+#: what rviz_default_plugins has in Humble, Jazzy and later: displays with the properties that are used, and tools
+DISPLAYS = {
+    "Grid": {"Cell Size", "Plane", "Plane Cell Count", "Reference Frame", "Color", "Alpha"},
+    "TF": {"Show Names", "Show Axes", "Show Arrows", "Marker Scale", "Frame Timeout"},
+    "Path": {"Topic", "Line Style", "Color", "Alpha", "Buffer Length", "Pose Style"},
+    "Odometry": {
+        "Topic", "Keep", "Position Tolerance", "Angle Tolerance", "Shape", "Axes Length", "Axes Radius", "Covariance",
+    },
+    "PointCloud2": {
+        "Topic", "Style", "Size (Pixels)", "Alpha", "Decay Time", "Position Transformer", "Color Transformer",
+    },
+    "Image": {"Topic", "Normalize Range"},
+}  # fmt: skip
+#: by display, the type of the messages that it takes
+TYPES = {"Path": "nav_msgs/Path", "Odometry": "nav_msgs/Odometry", "PointCloud2": "sensor_msgs/PointCloud2",
+         "Image": "sensor_msgs/Image"}  # fmt: skip
+QOS = {"Depth", "History Policy", "Reliability Policy", "Durability Policy"}
+
+
+@pytest.fixture
+def launch_file(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names of the launch file, read without launch."""
+    for name in ("launch", "launch.actions", "launch.substitutions", "launch_ros", "launch_ros.actions",
+                 "launch_ros.substitutions"):  # fmt: skip
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    return runpy.run_path(str(ROOT / "launch" / "matcher.launch.py"))
+
+
+def rviz() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "config" / "stfm.rviz").read_text(encoding="utf-8"))["Visualization Manager"]
+
+
+def topics() -> dict[str, str]:
+    """Outputs by the table of docs/node.md: type by name."""
+    found = re.findall(r"^\| out `(\S+)` \| (\S+) \|", (ROOT / "docs" / "node.md").read_text(encoding="utf-8"), re.M)
+    return dict(found)
+
+
+def test_every_launch_argument_is_documented_and_sets_what_there_is(launch_file: dict[str, Any]) -> None:
+    documented = re.findall(r"^\| `(\w+)` \|.*\|$", section("Launch arguments"), re.M)
+    assert documented == list(launch_file["ARGUMENTS"])
+    for name, (_, description, _) in launch_file["ARGUMENTS"].items():
+        assert description.endswith("."), name
+    names = {setting.name for setting in settings(AppConfig)} | {"use_sim_time"}
+    assert set(launch_file["PARAMETERS"].values()) <= names
+    assert set(launch_file["PARAMETERS"]) | set(launch_file["TOPICS"]) <= set(launch_file["ARGUMENTS"])
+    inputs = re.findall(r"^\| in `(\S+)` \|", (ROOT / "docs" / "node.md").read_text(encoding="utf-8"), re.M)
+    assert set(launch_file["TOPICS"].values()) <= set(inputs)
+
+
+def section(title: str) -> str:
+    text = (ROOT / "docs" / "node.md").read_text(encoding="utf-8")
+    return re.split(r"^##+ ", text.partition(f"# {title}\n")[2], flags=re.M)[0]
+
+
+def shown() -> Iterator[tuple[str, dict[str, Any]]]:
+    for display in rviz()["Displays"]:
+        package, _, name = display["Class"].partition("/")
+        assert package == "rviz_default_plugins"
+        yield name, display
+
+
+def test_rviz_shows_what_the_node_publishes(launch_file: dict[str, Any]) -> None:
+    found = {}
+    for name, display in shown():
+        properties = set(display) - {"Class", "Name", "Enabled", "Value"}
+        assert properties <= DISPLAYS[name], f"{name} of RViz has no such property"
+        if "Topic" in display:
+            assert set(display["Topic"]) == {"Value"} | QOS
+            found[display["Topic"]["Value"].lstrip("/")] = TYPES[name]
+    assert found == {name: topics()[name] for name in launch_file["SHOWN"]}
+    assert {name for name, _ in shown()} == set(DISPLAYS)
+    assert rviz()["Global Options"]["Fixed Frame"] == AppConfig().odometry.odom_frame
+
+
+def test_the_fast_dds_profile_is_one_of_shared_memory() -> None:
+    root = ET.parse(ROOT / "config" / "fastdds_shm.xml").getroot()
+    space = {"dds": "http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"}
+    (transport,) = root.findall(".//dds:transport_descriptor", space)
+    assert transport.findtext("dds:type", namespaces=space) == "SHM"
+    largest = int(transport.findtext("dds:maxMessageSize", "0", space))
+    assert largest >= 1920 * 1080 * 3 / 2 and int(transport.findtext("dds:segment_size", "0", space)) >= 2 * largest
+    participant = root.find("dds:participant", space)
+    assert participant is not None and participant.get("is_default_profile") == "true"
+    used = participant.findtext(".//dds:userTransports/dds:transport_id", namespaces=space)
+    assert used == transport.findtext("dds:transport_id", namespaces=space)
+    assert participant.findtext(".//dds:useBuiltinTransports", namespaces=space) == "false"
+
+
+def test_what_a_launch_needs_is_installed_by_pip_and_by_colcon() -> None:
+    cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert re.search(r"install\(DIRECTORY launch config DESTINATION share/\$\{PROJECT_NAME\}", cmake)
+    by_pip = share_files_of_setup()
+    for name in ("config/stfm.rviz", "config/fastdds_shm.xml", "config/matcher.yaml", "launch/matcher.launch.py"):
+        assert name in by_pip
+
+
+def share_files_of_setup() -> set[str]:
+    """What setup.py installs into share/, without running setup()."""
+    source = (ROOT / "setup.py").read_text(encoding="utf-8").partition("\nsetup(\n")[0]
+    names: dict[str, Any] = {"__file__": str(ROOT / "setup.py"), "__name__": "setup_py"}
+    exec(compile(source, "setup.py", "exec"), names)
+    return {name for _, files in names["share_files"]() for name in files}
