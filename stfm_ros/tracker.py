@@ -2,8 +2,12 @@
 
 The reference is the previous image or a keyframe. It is encoded once. Where an image has too little in common with the
 keyframe, the last image that had enough becomes the keyframe, and the image is matched against that one: an image that
-is barely joined to the others must not carry all that follow. A pair without a pose leaves the reference as it is (a
-black frame must not become one) until ``lost_after`` pairs in a row have none.
+is barely joined to the others must not carry all that follow. A camera that stands still keeps its keyframe, whatever
+its age: a slow motion adds up against it, where a chain of still pairs would swallow it.
+
+A pair without a pose leaves the reference as it is (a black frame must not become one) until ``lost_after`` pairs in a
+row have none. From then on each image is matched against the one before it and against the last one that had a pose:
+whichever is joined first goes on, in a new place or, as if nothing had been, in the old one.
 """
 from __future__ import annotations
 
@@ -93,6 +97,7 @@ class Tracker:
         """Forget the reference; the next image becomes it, and its pose gives ``reason``."""
         self._reference: _Frame | None = None
         self._last_good: _Frame | None = None  # the newest image with a pose
+        self._before_lost: _Frame | None = None  # while nothing is joined to a new reference
         self._why_none = reason
         self._last_stamp_ns: int | None = None
         self._failures = 0
@@ -124,22 +129,27 @@ class Tracker:
 
         reference = self._reference
         matches, pose = self._match(reference, frame, clock)
-        nearer = self._last_good
+        other = self._last_good or self._before_lost
         moved_on = False
-        if nearer is not None and self._is_weak(pose, matches):
-            again, pose_again = self._match(nearer, frame, clock)
+        if other is not None and self._is_weak(pose, matches):
+            again, pose_again = self._match(other, frame, clock)
             moved_on = _strength(pose_again, again) > _strength(pose, matches)
             if moved_on:
-                reference, matches, pose = nearer, again, pose_again
-                self._take_reference(nearer)
+                reference, matches, pose = other, again, pose_again
+                self._take_reference(other)
 
         pose = self._count_failures(pose, matches)
         renew = self._wants_new_reference(pose, matches, reference, frame)
         if renew:
-            self._renewal_asked = False
+            if self._failures:
+                self._before_lost = self._before_lost or self._last_good or reference
+            else:
+                self._renewal_asked = False
             self._take_reference(frame)
         elif not self._failures:
             self._last_good = frame
+        if not self._failures:
+            self._before_lost = None
         return _track(reference, frame, matches, pose, renew, clock, moved_on)
 
     # -- the steps -----------------------------------------------------------------------------------
@@ -177,8 +187,9 @@ class Tracker:
         return matches, pose
 
     def _is_weak(self, pose: RelativePose, matches: Matches) -> bool:
-        """Whether the image has too little in common with its reference."""
-        return _strength(pose, matches) < self.config.tracker.keyframe_inliers
+        """Whether the image has too little in common with its reference; one that shows the same has enough."""
+        few = _strength(pose, matches) < self.config.tracker.keyframe_inliers
+        return few and pose.status is not PoseStatus.STATIC
 
     def _pose(self, matches: Matches, reference: _Frame, frame: _Frame) -> RelativePose:
         camera1 = frame.camera
@@ -209,9 +220,9 @@ class Tracker:
     ) -> bool:
         wanted = self.config.tracker
         if self._failures:
-            lost = self._failures >= wanted.lost_after
-            self._failures = 0 if lost else self._failures
-            return lost
+            return self._failures >= wanted.lost_after
+        if pose.status is PoseStatus.STATIC:
+            return self._renewal_asked
         return (
             self._renewal_asked
             or wanted.reference == "previous"

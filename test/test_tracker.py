@@ -243,3 +243,40 @@ def test_a_camera_that_stands_still_is_not_lost() -> None:
     tracks = run(tracker(lost_after=2), [4] * 6)
     assert {track.pose.status for track in tracks[1:]} == {PoseStatus.STATIC}
     assert not any(track.new_keyframe for track in tracks[1:])
+
+
+def test_a_camera_that_stands_still_keeps_its_keyframe_and_a_creep_adds_up() -> None:
+    settings = {"keyframe_age_s": 0.25, "keyframe_inliers": 1000, "keyframe_parallax_deg": 90.0}
+    for reference in ("keyframe", "previous"):
+        still = run(tracker(reference=reference, **settings), [4] * 8)
+        assert not any(track.new_keyframe or track.moved_on for track in still[1:])
+        # 0.25 px an image at 4 m: no pair of neighbours shows it
+        creep = run(tracker(Standin(step=0.0025), reference=reference, **settings), list(range(10)))
+        assert [track.pose.status for track in creep[1:3]] == [PoseStatus.STATIC] * 2
+        first = next(track for track in creep[1:] if track.pose.status is not PoseStatus.STATIC)
+        assert first.reference_stamp_ns == 0
+
+
+def test_when_lost_the_old_view_is_known_again() -> None:
+    tracks = run(tracker(lost_after=3), [0, 5, *[BLACK] * 7, 6, 7])
+    few, lost = PoseStatus.FEW_MATCHES, PoseStatus.LOST
+    assert [track.pose.status for track in tracks[2:9]] == [few, few, lost, lost, lost, lost, lost]
+    assert tracks[9].pose.status is PoseStatus.STATIC or tracks[9].pose.status.has_translation
+    assert tracks[9].reference_stamp_ns == STEP_NS, "the last image that had a pose"
+    assert tracks[9].moved_on and tracks[10].reference_stamp_ns == STEP_NS
+
+
+class TwoRooms(Standin):
+    """From place 100 on it sees another room."""
+
+    def match_features(self, features0: Any, features1: Any) -> Matches:
+        if (features0 < 100) != (features1 < 100):
+            return Matches.empty()
+        return super().match_features(features0, features1)
+
+
+def test_when_lost_a_new_view_is_taken_up_with_its_second_image() -> None:
+    tracks = run(tracker(TwoRooms(), lost_after=3), [0, 5, *[BLACK] * 4, 101, 104, 106])
+    assert tracks[6].pose.status is PoseStatus.LOST and tracks[6].new_keyframe
+    assert tracks[7].pose.status is PoseStatus.OK and tracks[7].reference_stamp_ns == 6 * STEP_NS
+    assert tracks[8].pose.status is PoseStatus.OK and tracks[8].reference_stamp_ns == 6 * STEP_NS
