@@ -200,6 +200,8 @@ class DepthPairs(Protocol):
     Images never wait for it. Safe to use from any thread.
     """
 
+    name: str
+
     def add_image(self, header: Any, slop_ns: int) -> None:
         """An image with this std_msgs/Header came in."""
 
@@ -212,6 +214,8 @@ class DepthPairs(Protocol):
 
 class NearestStamp:
     """The newest :data:`DEPTHS` depth images, asked for the nearest; a :class:`DepthPairs`."""
+
+    name = "the nearest stamp"
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

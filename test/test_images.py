@@ -348,7 +348,7 @@ def test_the_real_cv_bridge() -> None:
     assert unusable() == ""
     rgb = cv2.resize(colour(0, (4, 6)), (40, 30))
     for encoding in ("mono8", "rgb8", "bgr8", "rgba8", "bgra8", "mono16", "rgb16", "bgr16"):
-        msg = raw(rgb, encoding, padding=12 * 40)
+        msg = raw(rgb, encoding)
         np.testing.assert_array_equal(decode_image(msg), CvBridge().imgmsg_to_cv2(msg, "rgb8"), encoding)
     for pattern in ("rggb", "bggr", "gbrg", "grbg"):
         msg = image_msg(f"bayer_{pattern}8", rgb[..., 0], 40, 30)

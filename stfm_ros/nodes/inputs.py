@@ -102,6 +102,7 @@ class Inputs:
         self.scale_topic = ""
         if isinstance(scale, DepthScale):
             scale.pairs = depth_pairs()
+            node.get_logger().info(f"depth is brought to its image by {scale.pairs.name}")
         if scale is not None:
             of_scale = config.node.scale_reliability, "node.scale_reliability"
             topics = scale_topics(node, config)

@@ -34,6 +34,8 @@ class Synchroniser:
     It is given the stamps of the images alone, so that it holds no picture, and no image waits in it.
     """
 
+    name = "message_filters"
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._begin()
