@@ -42,11 +42,10 @@ from std_srvs.srv import Trigger
 from stfm_ros.msg import Correspondences
 
 SAMPLE_S = 10.0
-WARM_UP_S = 300.0  #: memory before this is not judged: pools and windows fill
 RECOVERY_S = 1.0
-LATENCY_MS = 500.0  #: no ten seconds may have a p95 above this
-GROWTH = 0.02  #: of memory, from the first tenth after the warm-up to the last
-SLOPE_MB_H = 1.0
+LATENCY_MS = 1000.0  #: no ten seconds may have a p95 above this
+#: memory is flat where it grows by less than this share in the second half, or slower than this within two deviations
+GROWTH, SLOPE_MB_H = 0.02, 1.0
 
 
 class Soak:
@@ -99,6 +98,8 @@ class Soak:
                 "threads": int(status["Threads"]),
                 "descriptors": len(list((process / "fd").iterdir())),
                 "cpu_s": (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK"),
+                "waited_s": int((process / "schedstat").read_text().split()[1]) / 1e9,  # for a core, its main thread
+                "load": os.getloadavg()[0],
                 "latency_p50_ms": float(np.percentile(latencies, 50)) if latencies else np.nan,
                 "latency_p95_ms": float(np.percentile(latencies, 95)) if latencies else np.nan,
                 "results": len(latencies),
@@ -155,7 +156,7 @@ class Soak:
         took = self.listener.recovery_s(answer)
         self.recoveries_s.append(took)
         if took > RECOVERY_S:
-            self.report(f"no pose within {RECOVERY_S:g} s after {name}: {took:.2f} s")
+            self.report(f"no pose within {RECOVERY_S:g} s after {name}: {took:.2f} s (load {os.getloadavg()[0]:.1f})")
 
     def run(self, minutes: float) -> None:
         """Until the time is over."""
@@ -321,12 +322,13 @@ class Soak:
         if code is None:
             self.camera.begin(count=200, rate=self.rate)
             time.sleep(0.5)
+            began = time.monotonic()
             self.node.send_signal(signal.SIGINT)
             try:
                 code = self.node.wait(10)
             except subprocess.TimeoutExpired:
                 self.node.kill()
-            if code != 0 or time.monotonic() - began > 2.5:
+            if code != 0 or time.monotonic() - began > 2:
                 self.report(f"the end under load took {time.monotonic() - began:.1f} s and gave {code}")
         self.camera.kill()
         self.listener.close()
@@ -378,17 +380,17 @@ def judge(samples: list[dict[str, float]]) -> dict[str, Any]:
         return {"failed": ["no samples: the soak was too short"]}
     table = {name: np.array([sample[name] for sample in samples], float) for name in samples[0]}
     seconds, rss = table["elapsed_s"], table["rss_mb"]
-    settled = seconds > min(WARM_UP_S, seconds[-1] / 4)
-    tenth = max(1, int(settled.sum()) // 10)
-    first, last = float(np.median(rss[settled][:tenth])), float(np.median(rss[-tenth:]))
     half = seconds > seconds[-1] / 2
+    tenth = max(1, len(rss) // 10)
+    first, last = float(np.median(rss[half][:tenth])), float(np.median(rss[-tenth:]))
     slope, error = slope_of(seconds[half] / 3600, rss[half])
-    if last > first * (1 + GROWTH):
-        failed.append(f"memory grew from {first:.1f} to {last:.1f} MB: expected {100 * GROWTH:g} % at most")
-    if slope - 2 * error > SLOPE_MB_H:
-        failed.append(f"memory grows by {slope:.2f} +- {error:.2f} MB an hour: expected {SLOPE_MB_H:g} at most")
+    if last > first * (1 + GROWTH) and slope - 2 * error > SLOPE_MB_H:
+        failed.append(
+            f"memory grew from {first:.1f} to {last:.1f} MB in the second half, by {slope:.2f} +- {error:.2f} MB an "
+            f"hour: expected {100 * GROWTH:g} % or {SLOPE_MB_H:g} MB an hour at most"
+        )
     for name in ("threads", "descriptors"):
-        begin, end = np.median(table[name][settled][:tenth]), np.median(table[name][-tenth:])
+        begin, end = np.median(table[name][:tenth]), np.median(table[name][-tenth:])
         if end > begin:
             failed.append(f"{name} grew from {begin:g} to {end:g}")
     p95 = table["latency_p95_ms"][np.isfinite(table["latency_p95_ms"])]
@@ -396,11 +398,18 @@ def judge(samples: list[dict[str, float]]) -> dict[str, Any]:
         failed.append(f"latency p95 of ten seconds was {p95.max():.0f} ms: expected {LATENCY_MS:g} at most")
     return {
         "failed": failed,
-        "rss_mb": {"settled": round(first, 1), "end": round(last, 1), "max": round(float(rss.max()), 1)},
-        "rss_slope_mb_h": [round(slope, 3), round(error, 3)],
+        "rss_mb": {
+            "start": round(float(rss[0]), 1),
+            "half": round(first, 1),
+            "end": round(last, 1),
+            "max": round(float(rss.max()), 1),
+        },
+        "rss_slope_mb_h": [round(slope, 3), round(error, 3)] if np.isfinite(error) else None,
         "threads": [float(table["threads"][0]), float(table["threads"][-1])],
         "descriptors": [float(table["descriptors"][0]), float(table["descriptors"][-1])],
         "latency_p95_ms": {"median": round(float(np.median(p95)), 1), "max": round(float(p95.max()), 1)},
+        "load": {"median": float(np.median(table["load"])), "max": float(table["load"].max())},
+        "waited_for_a_core_share": round(float(table["waited_s"][-1] / seconds[-1]), 3),
         "cpu_share": round(float(table["cpu_s"][-1] / seconds[-1]), 3),
     }
 

@@ -49,7 +49,12 @@ class Bench:
 
     Attributes:
         sent: images since :meth:`count_from_here`.
+        rss_mb: resident memory when it was warm.
+        stalled_s: since when there are no images (time.monotonic).
     """
+
+    rss_mb = 0.0
+    stalled_s = 0.0
 
     def __init__(self, pair_ms: float, namespace: str = "", *ros_args: str) -> None:
         settings = [word for name, value in SETTINGS.items() for word in ("-p", f"{name}:={value}")]
@@ -152,13 +157,15 @@ def slow(ros: None) -> Iterator[Bench]:
 @pytest.fixture(scope="module")
 def fast(ros: None, slow: Bench) -> Iterator[Bench]:
     bench = Bench(5.0)
-    slow.meet()
-    slow.stalled_s = time.monotonic()  # type: ignore[attr-defined]
-    bench.meet()
-    bench.recover()
-    bench.rss_mb = bench.node.rss_mb()  # type: ignore[attr-defined]
-    yield bench
-    bench.close()
+    try:
+        slow.meet()
+        slow.stalled_s = time.monotonic()
+        bench.meet()
+        bench.recover()
+        bench.rss_mb = bench.node.rss_mb()
+        yield bench
+    finally:
+        bench.close()
 
 
 #: by name: the stretch of images, the kind of its fault ("" for none), what /diagnostics has to say
@@ -307,7 +314,7 @@ def test_services_and_transitions_under_load(fast: Bench) -> None:
 
 def test_sixty_hertz_into_five_and_subscribers_under_load(slow: Bench, fast: Bench) -> None:
     """Images are dropped, and each is counted; the delay stays that of one image, whoever listens."""
-    silent_s = time.monotonic() - slow.stalled_s  # type: ignore[attr-defined]
+    silent_s = time.monotonic() - slow.stalled_s
     time.sleep(max(0.0, 10.0 - silent_s))
     slow.listener.settle()
     assert slow.listener.level == b"\x02", "a stall is an error"
@@ -349,7 +356,7 @@ def test_sixty_hertz_into_five_and_subscribers_under_load(slow: Bench, fast: Ben
 
 def test_the_end_comes_at_once_and_nothing_was_left_behind(slow: Bench, fast: Bench) -> None:
     assert "fault.internal" not in fast.listener.values, fast.listener.values["last_error"]
-    assert fast.node.rss_mb() - fast.rss_mb < GROWTH_MB  # type: ignore[attr-defined]
+    assert fast.node.rss_mb() - fast.rss_mb < GROWTH_MB
     for bench, number in ((fast, signal.SIGTERM), (slow, signal.SIGINT)):
         code, said, seconds = bench.interrupt(number)
         assert code == 0 and "Traceback" not in said, said

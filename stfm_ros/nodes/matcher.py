@@ -120,21 +120,27 @@ class MatcherNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and start to work."""
-        result = super().on_activate(state)
+        try:
+            self._activate()
+        except Exception as fault:  # rclpy would swallow it without a word
+            self.get_logger().fatal(f"cannot be activated: {type(fault).__name__}: {fault}")
+            return TransitionCallbackReturn.FAILURE
+        return super().on_activate(state)
+
+    def _activate(self) -> None:
         self._tracker.reset()
         self._walk = FrameWalk(self._tracker, self._fault)
         self._line = TimeLine(self._fault)
         self._paused = False
         self._errands: deque[Callable[[], None]] = deque()  # for the thread of the worker, before its next image
         wanted = self._config.node
-        room = 1 if wanted.policy == "newest" else wanted.queue
-        self._worker = Worker(self._process, self._statistics.drop, self._broken, room)
         self._inputs = Inputs(
             self, self._config, self._receive, self._odometry.scale, self._fault, self._statistics.lose
         )
+        room = 1 if wanted.policy == "newest" else wanted.queue
+        self._worker = Worker(self._process, self._statistics.drop, self._broken, room)
         topics = filter(None, (self._inputs.image_topic, self._inputs.info_topic, self._inputs.scale_topic))
         self.get_logger().info(f"subscribed to {', '.join(topics)} (images {wanted.reliability})")
-        return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and finish the image in work."""
@@ -156,17 +162,20 @@ class MatcherNode(LifecycleNode):
     on_shutdown = on_cleanup
     on_error = on_cleanup
 
-    def stop(self, patience_s: float | None = None) -> None:
+    def stop(self, patience_s: float | None = None) -> bool:
         """Unsubscribe and finish the image in work; does nothing where the node is not active.
 
         Args:
             patience_s: how long it may take; None is for ever.
+
+        Returns:
+            Whether nothing is in work any more.
         """
-        if self._inputs is not None:
-            self._inputs.close()
-            self._inputs = None
-            if not self._worker.stop(patience_s):
-                self.get_logger().warning(f"left the image in work after {patience_s} s")
+        if self._inputs is None:
+            return True
+        self._inputs.close()
+        self._inputs = None
+        return self._worker.stop(patience_s)
 
     def _receive(self, frame: Frame) -> None:
         age_ns = self.get_clock().now().nanoseconds - messages.stamp_ns(frame.image.header)
@@ -310,7 +319,8 @@ def _run(load: Load) -> int:
                     return 1
         rclpy.spin(node)
     finally:
-        node.stop(PATIENCE_S)
+        if not node.stop(PATIENCE_S):
+            print(f"matcher: did not wait longer than {PATIENCE_S:g} s for the image in work", file=sys.stderr)
         node.destroy_node()
     return 0
 
