@@ -134,6 +134,7 @@ class PoseStatus(IntEnum):
     LOST = 6
     NO_CAMERA_INFO = 7
     NO_REFERENCE = 8
+    TWO_MOTIONS = 9
 
     @property
     def has_rotation(self) -> bool:
@@ -143,7 +144,7 @@ class PoseStatus(IntEnum):
     @property
     def has_translation(self) -> bool:
         """Whether the direction of translation may be used."""
-        return self in (PoseStatus.OK, PoseStatus.PLANAR, PoseStatus.LOW_PARALLAX)
+        return self in (PoseStatus.OK, PoseStatus.PLANAR, PoseStatus.LOW_PARALLAX, PoseStatus.TWO_MOTIONS)
 
 
 _WITH_ROTATION = (
@@ -152,6 +153,7 @@ _WITH_ROTATION = (
     PoseStatus.ROTATION_ONLY,
     PoseStatus.PLANAR,
     PoseStatus.LOW_PARALLAX,
+    PoseStatus.TWO_MOTIONS,
 )
 
 

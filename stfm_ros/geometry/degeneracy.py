@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from stfm_ros.config import PoseConfig
-from stfm_ros.geometry.epipolar import covariance_of, refine, robust_model, sampson_px
+from stfm_ros.geometry.epipolar import robust_model, sampson_px
 from stfm_ros.geometry.noise import NOISE_FLOOR_PX, UNKNOWN_ROTATION, Alike, estimate_covariance, scale_px, with_prior
-from stfm_ros.geometry.rays import Rays, displacement_px, moves_px, nearest_rotation, unit
+from stfm_ros.geometry.rays import Rays, displacement_px, in_front, moves_px, nearest_rotation, unit
 from stfm_ros.types import FloatArray
 
 
@@ -55,32 +55,29 @@ class Rival:
     """A second rigid motion among the matches: of something that moves by itself, or of a repeated pattern.
 
     Attributes:
-        R, t: (3, 3) and (3,) of unit length.
-        covariance: (6, 6) of it, in REP-103 order.
+        R, t: (3, 3) and (3,) of unit length; roughly.
         count: matches that agree with it.
         share: of the image that they cover, beside those of the first motion: how likely it is that of the world.
     """
 
     R: FloatArray
     t: FloatArray
-    covariance: FloatArray
     count: int
     share: float
 
-    def mixed(self, R: FloatArray, t: FloatArray, covariance: FloatArray) -> FloatArray:
-        """(6, 6) of the first motion where either may be the world's: second moments of the mixture about the first.
+    def doubt(self, R: FloatArray, t: FloatArray) -> FloatArray:
+        """(6, 6) that the covariance of the first motion lacks as long as either may be the world's.
 
-        ``t`` is of unit length, or zero where the first motion has no translation.
+        The second moment of the mixture about the first motion, alike in all directions since the second is known
+        roughly. ``t`` is of unit length, or zero where the first motion has no translation.
         """
         position = R.T @ t
-        far = np.concatenate([position - self.R.T @ self.t, cv2.Rodrigues(self.R.T @ R)[0].ravel()])
-        open_ = np.eye(6)
-        open_[:3, :3] -= np.outer(position, position)  # along a unit vector nothing varies
-        second = open_ @ (self.covariance + np.outer(far, far)) @ open_.T
-        mixed = covariance.copy()
-        part = slice(0, 6) if position.any() else slice(3, 6)
-        mixed[part, part] += self.share * (second - covariance)[part, part]
-        return mixed
+        moved, turned = position - self.R.T @ self.t, cv2.Rodrigues(self.R.T @ R)[0]
+        doubt = np.zeros((6, 6))
+        doubt[3:, 3:] = self.share * float(np.sum(turned**2)) * np.eye(3)
+        if position.any():  # along a unit vector nothing varies
+            doubt[:3, :3] = self.share * float(moved @ moved) * (np.eye(3) - np.outer(position, position))
+        return doubt
 
 
 def rival_motion(rays: Rays, errors_px: FloatArray, config: PoseConfig) -> Rival | None:
@@ -96,15 +93,13 @@ def rival_motion(rays: Rays, errors_px: FloatArray, config: PoseConfig) -> Rival
     model = robust_model(rest, config)
     if model is None:
         return None
-    best = refine(rest, [model], config.inlier_px)[0]
-    agree = (np.abs(sampson_px(rest, best.R, best.t)) < config.inlier_px) & best.possible
+    agree = (np.abs(sampson_px(rest, *model)) < config.inlier_px) & in_front(rest, *model)
     count = int(agree.sum())
     if count < config.min_inliers or 2 * count < len(rest):
         return None
     first = _covered(rays, rays.points0_px[~apart])
     second = _covered(rays, rest.points0_px[agree])
-    covariance = covariance_of(rest, best, [], config.shared_error)
-    return Rival(best.R, best.t, covariance, count, second / (first + second))
+    return Rival(*model, count, second / (first + second))
 
 
 def _covered(rays: Rays, points_px: FloatArray) -> int:

@@ -147,10 +147,11 @@ def _with_rival(pose: RelativePose, rays: Rays, config: PoseConfig) -> RelativeP
     if rival is None:
         return pose
     reason = (
-        f"{pose.reason}; {rival.count} other matches, {100 * rival.share:.0f} % of the image, agree on a second motion: "
-        "something moves by itself, or a pattern repeats"
+        f"{pose.reason}; {rival.count} other matches, on {100 * rival.share:.0f} % of the image, agree on a second "
+        "motion: something moves by itself, or a pattern repeats"
     )
-    return replace(pose, covariance=rival.mixed(pose.R, pose.t, pose.covariance), reason=reason)
+    status = PoseStatus.TWO_MOTIONS if moves else pose.status
+    return replace(pose, covariance=pose.covariance + rival.doubt(pose.R, pose.t), status=status, reason=reason)
 
 
 def no_pose(n: int, status: PoseStatus, reason: str) -> RelativePose:
