@@ -2,13 +2,15 @@
 # needed, its wheels go into the same venv. pip takes packages from wherever its configuration says.
 #
 #   make demo    set up .venv and show the package at work: a recorded scene played into the node, and its report
-#   make test    set up .venv with everything and run the tests (ARGS="-m 'not slow'" leaves the long ones out)
+#   make test    set up .venv with everything and run the tests, two files at a time (JOBS=0: one after the other;
+#                ARGS="-m 'not slow'" leaves the long ones out)
 #   make lint    ruff, mypy, and that imports run one way
 #   make clean   remove .venv and what was built
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+JOBS ?= 2
 BIN := $(VENV)/bin
 INPUTS := setup.py pyproject.toml CMakeLists.txt package.xml $(wildcard msg/* config/* launch/* requirements/*)
 
@@ -19,7 +21,7 @@ demo: $(VENV)/.demo
 	$(BIN)/stfm demo $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check

@@ -11,6 +11,9 @@ import pytest
 
 # rclpy stores a wrong type silently unless this is set when the message classes are imported
 os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
+# read when torch is imported: threads that wait by spinning keep everything else from the cores, which made
+# tests ten times as slow on a machine that had other things to do
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A robot has no torch and trains nothing, and `colcon test` has to pass there.
 _NEEDS_TORCH = re.compile(r"^(import|from) (torch|stfm_ros\.model|stfm_training)\b", re.M)
@@ -54,3 +57,13 @@ def exported(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "model"
     export(find_model("default").weights, out, "small", height=256, width=320, k=512, sigma_scale=0.5)
     return out
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Networks as small as those of the tests gain nothing from a second one, and lose much where two wait."""
+    torch = pytest.importorskip("torch", reason="training needs .[train]")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -18,6 +18,8 @@ from stfm_training.sources.homographies import Homographies
 from stfm_training.sources.rendered import Rendered
 from stfm_training.supervision import MATCHED, grid
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PLAIN = LossConfig(divergence=0.0, attentive=0.0, fine_matches=64)
 DISTIL = LossConfig(fine_matches=64)
 
@@ -40,15 +42,6 @@ def train(objective: Objective, batches: list[Batch], steps: int, lr: float = 3e
         schedule.step()
         seen.append({name: float(value.detach()) for name, value in {**losses, **figures}.items()})
     return seen
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small gain nothing from a second one, and lose much where two wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
