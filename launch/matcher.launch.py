@@ -37,10 +37,11 @@ ARGUMENTS = {
     "tf": ("", "Publish the transform from odom to the child frame.", ("", *SWITCH)),
     "depth": (
         "depth",
-        "Topic of the aligned depth, where the scale is depth; by node.depth_transport, <depth>/compressed or "
+        "Topic of the aligned depth, where the scale is depth; by the transport <depth>/compressed or "
         "<depth>/compressedDepth is taken.",
         (),
     ),
+    "depth_transport": ("", "How the depth comes.", ("", "raw", "compressed", "compressedDepth")),
     "right_image": ("right/image", "Topic of the second camera's images, where the scale is stereo.", ()),
     "right_camera_info": ("right/camera_info", "Its calibration; left alone: camera_info beside its images.", ()),
     "odometry": ("scale/odometry", "Topic of another odometry, where the scale is odometry.", ()),
@@ -51,6 +52,7 @@ PARAMETERS = {
     "use_sim_time": "use_sim_time",
     "autostart": "node.autostart",
     "compressed": "node.compressed",
+    "depth_transport": "node.depth_transport",
     "scale": "odometry.scale",
     "allow_unscaled": "odometry.allow_unscaled",
     "tf": "outputs.tf",
