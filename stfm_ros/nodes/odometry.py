@@ -23,8 +23,8 @@ NO_FRAME = (
     "(its parameter is often frame_id or camera_frame)"
 )
 NO_SCALE = (
-    "no odometry: one camera sees no length and odometry.scale is none; set it to depth, odometry or twist, or set "
-    "odometry.allow_unscaled for a trajectory whose unit is the first translation"
+    "no odometry: one camera sees no length and odometry.scale is none; set it to depth, stereo, odometry or twist, or "
+    "set odometry.allow_unscaled for a trajectory whose unit is the first translation"
 )
 
 
