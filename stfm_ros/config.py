@@ -148,7 +148,11 @@ class TrackerConfig:
         live=True,
     )
     keyframe_inliers: int = option(
-        100, "A new keyframe is taken below this many inliers.", minimum=6, maximum=3840, live=True
+        200,
+        "An image with fewer inliers has too little in common with the keyframe: the one before becomes the keyframe.",
+        minimum=6,
+        maximum=3840,
+        live=True,
     )
     keyframe_parallax_deg: float = option(
         8.0, "A new keyframe is taken above this median parallax.", unit="deg", minimum=0.1, maximum=90.0, live=True
@@ -221,6 +225,14 @@ class OdometryConfig:
         "", "Child frame of the odometry, e.g. base_link; TF must join it to the camera. Empty is the camera itself."
     )
     path_length: int = option(1000, "Poses that are kept for the path.", minimum=2, maximum=100000)
+    covariance_factor: float = option(
+        1.0,
+        "Factor on the covariance of each relative pose before it is chained: what recordings show beyond what single "
+        "poses claim (docs/odometry.md).",
+        minimum=0.01,
+        maximum=1000.0,
+        live=True,
+    )
     gap_speed: float = option(
         1.0,
         "Speed that may have gone unseen: standard deviation by which the position's grows over a gap.",

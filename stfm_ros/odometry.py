@@ -148,7 +148,7 @@ class Odometer:
         motion = np.eye(4)
         motion[:3, :3], motion[:3, 3] = R, placed.length * direction
         units = np.repeat([placed.length, 1.0], 3)
-        covariance: FloatArray = track.pose.covariance * np.outer(units, units)
+        covariance: FloatArray = self.config.covariance_factor * track.pose.covariance * np.outer(units, units)
         if placed.length:
             covariance[:3, :3] += (placed.share * placed.length) ** 2 * np.outer(direction, direction)
         else:  # it may have moved by what cannot be seen

@@ -120,3 +120,27 @@ def test_metres_are_lent_to_a_pose_that_has_none() -> None:
     assert alone is not None
     assert not alone.metric
     assert alone.share >= 0.5
+
+
+def test_points_that_hardly_moved_do_not_spoil_the_length() -> None:
+    """Forward along a road: most of what a far-apart pair has in common lies ahead, where noise makes the depth."""
+    rng = np.random.default_rng(5)
+    near = np.column_stack([rng.uniform(-6, 6, 60), rng.uniform(1, 2, 60), rng.uniform(12, 20, 60)])
+    far = np.column_stack([rng.uniform(-3, 3, 300), rng.uniform(-2, 2, 300), rng.uniform(150, 400, 300)])
+    points = np.vstack([near, far])
+    chain, lengths = Chain(), []
+    for j in range(1, 6):
+        pixels = []
+        for z in (0.0, 1.5 * j):
+            local = points - [0, 0, z]
+            pixels.append(local @ CAMERA.K[:2].T / local[:, 2:])
+        pixels[1] += rng.normal(0, 1.0, pixels[1].shape)
+        ones = np.ones(len(points), np.float32)
+        matches = Matches(pixels[0].astype(np.float32), pixels[1].astype(np.float32), ones, ones)
+        pose = RelativePose(
+            np.eye(3), np.array([0, 0, -1.0]), 1e-8 * np.eye(6), ones > 0, PoseStatus.OK, "", parallax_deg=1.0
+        )
+        found = chain.add(SimpleNamespace(stamp_ns=j, reference_stamp_ns=0, matches=matches, pose=pose), CAMERA)
+        assert found is not None
+        lengths.append(found.length)
+    np.testing.assert_allclose(lengths, np.arange(1, 6), rtol=0.03)  # if all counted alike: a quarter short

@@ -185,3 +185,14 @@ def test_a_camera_that_stands_still_does_not_drift_but_may_have_moved_unseen() -
     np.testing.assert_allclose(still.twist, 0, atol=1e-9)
     unseen = 0.75 / 500 * still.placed.depth
     assert np.sqrt(still.twist_covariance[0, 0]) == pytest.approx(unseen / 0.1, rel=0.01)
+
+
+def test_the_covariance_of_pairs_can_be_made_honest() -> None:
+    found = [Odometer(OdometryConfig(scale="depth", covariance_factor=factor)) for factor in (1.0, 4.0)]
+    for odometer in found:
+        odometer.add(track(0, 3), CAMERA)
+    plain, larger = (odometer.add(track(3, 5), CAMERA) for odometer in found)
+    assert plain is not None and larger is not None
+    np.testing.assert_allclose(larger.covariance, 4 * plain.covariance)
+    np.testing.assert_allclose(larger.twist_covariance, 4 * plain.twist_covariance)
+    np.testing.assert_allclose(larger.pose, plain.pose)
