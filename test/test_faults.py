@@ -27,9 +27,10 @@ from fault_bench import Listener
 from fault_camera import CameraProcess
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from ros_bench import NodeProcess, environment
+from ros_bench import HERE, NodeProcess, environment
 from std_srvs.srv import Trigger
 
+from stfm_ros.frames import TimeLine
 from stfm_ros.messages import stamp_ns
 from stfm_ros.nodes.calibrations import Calibrations
 from stfm_ros.types import PoseStatus
@@ -234,6 +235,78 @@ def test_an_image_waits_for_its_own_calibration_where_the_camera_stamps_both_ali
         (calibrations.take_image if name.startswith("i") else calibrations.take_info)(message)
     calibrations.flush()
     assert " ".join(found) == paired
+
+
+SECOND = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("tenths", "left", "words"),
+    [
+        ("10 11 12", "10 11 12", []),
+        ("10 11 11 12", "10 11 12", ["two images carry the stamp 1100000000 ns: expected one for each"]),
+        ("0 0 1", "0 1", ["two images carry the stamp 0 ns; the driver does not fill it in"]),
+        ("10 12 11 13", "10 12 13", ["out of order, its stamp 1100000000 ns lies 0.100 s before"]),
+        ("50 5 6", "50 5 6", ["jumped back by 4.500 s to 500000000 ns: a bag that started again"]),
+        ("9 0 1 2 3 4 5", "9 4 5", 4 * ["out of order"] + ["jumped back by 0.500 s"]),
+        ("9 8 10 9 11 10 12 11 13 12 14", "9 10 11 12 13 14", 5 * ["out of order"]),
+    ],
+    ids=["in order", "repeated", "not set", "swapped", "bag loop", "short bag loop", "swapped all the time"],
+)
+def test_images_go_on_in_the_order_of_their_stamps(tenths: str, left: str, words: list[str]) -> None:
+    faults: list[str] = []
+    line = TimeLine(lambda kind, reason: faults.append(f"{kind}: {reason}"))
+    taken = []
+    for word in tenths.split():
+        seconds, nanoseconds = divmod(int(word) * SECOND // 10, SECOND)
+        header = SimpleNamespace(stamp=SimpleNamespace(sec=seconds, nanosec=nanoseconds))
+        if not line.leaves_out(SimpleNamespace(header=header)):
+            taken.append(word)
+    assert " ".join(taken) == left
+    assert len(faults) == len(words)
+    assert all(fault.startswith("stamp: ") and word in fault for fault, word in zip(faults, words))
+
+
+TAKER = """
+import rclpy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image
+from stfm_ros.nodes.subscription import subscribe_guarded
+
+def fail(kind, reason):
+    print(kind, reason, flush=True)
+
+def take(message):
+    came.append(message.header.stamp.nanosec)
+    if len(came) == 1:
+        raise RuntimeError("the first one")
+
+rclpy.init()
+node, came, lost = rclpy.create_node("taker"), [], []
+qos = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+node.create_subscription(CameraInfo, "camera_info", lambda message: None, qos)
+subscription = subscribe_guarded(node, Image, "image", qos, take, lost.append, fail)
+idle = 0
+while idle < 20:
+    before = len(came) + len(lost)
+    rclpy.spin_once(node, timeout_sec=0.1)
+    idle = 0 if len(came) + len(lost) > before or not before else idle + 1
+print(len(came), sum(lost))
+"""
+
+
+def test_what_is_lost_on_the_way_is_counted_and_an_exception_ends_nothing() -> None:
+    """Without shared memory most large best-effort images are lost: how many depends on the machine, the sum does not."""
+    plain = {**environment(), "ROS_DOMAIN_ID": "101", "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
+    plain.pop("FASTRTPS_DEFAULT_PROFILES_FILE")
+    taker = subprocess.Popen([sys.executable, "-c", TAKER], env=plain, stdout=subprocess.PIPE, text=True)
+    camera = subprocess.run([sys.executable, str(HERE / "camera_process.py"), "30", "30"], env=plain, timeout=60)
+    said = taker.communicate(timeout=60)[0].splitlines()
+    assert camera.returncode == taker.returncode == 0
+    came, lost = map(int, said[-1].split())
+    assert 20 <= came + lost <= 30, "the end of a row is not noticed where nothing follows"
+    if came:
+        assert said[0] == "internal RuntimeError: the first one; please report this with a message on image"
 
 
 def test_repeated_and_late_images_do_not_reach_the_odometry(fast: Bench) -> None:
