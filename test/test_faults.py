@@ -296,7 +296,7 @@ print(len(came), sum(lost))
 
 
 def test_what_is_lost_on_the_way_is_counted_and_an_exception_ends_nothing() -> None:
-    """Without shared memory most large best-effort images are lost: how many depends on the machine, the sum does not."""
+    """Without shared memory most large best-effort images are lost; how many depends on the machine."""
     plain = {**environment(), "ROS_DOMAIN_ID": "101", "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
     plain.pop("FASTRTPS_DEFAULT_PROFILES_FILE")
     taker = subprocess.Popen([sys.executable, "-c", TAKER], env=plain, stdout=subprocess.PIPE, text=True)
