@@ -83,7 +83,10 @@ def prepare(
             }
             stamps_ns = index.stamps_ns[rows]
             np.savez(part / MOTIONS, stamps_ns=stamps_ns, poses=poses, held_out=held_out, **vars(pairs))
-            camera = {**asdict(index.camera), "K": index.camera.K.tolist(), "D": index.camera.D.tolist()}
+            camera = {
+                name: value.tolist() if isinstance(value, np.ndarray) else value
+                for name, value in asdict(index.camera).items()
+            }
             record = {
                 "bag": bag.name,
                 "topics": index.topics,
