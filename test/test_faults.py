@@ -221,9 +221,21 @@ def test_a_fault_is_counted_named_and_survived(fast: Bench, name: str) -> None:
         ("c0 i1 i2 i3", "i1c0 i2c0 i3c0"),
         ("c1 i1 i2 c1 c2", "i1c1 i2c2"),
         ("c5 i5 i6 c1 i1 c2 i2", "i5c5 i6c5 i1c5 i2c2"),
+        ("c1 i1 c2 c3 i3 i2", "i1c1 i3c3 i2c2"),
+        ("c1 i1 c3 i3 i2", "i1c1 i3c3 i2c3"),
         ("i1 i2", "i1- i2-"),
     ],
-    ids=["image first", "either first", "one lost", "stamped otherwise", "one late", "bag loop", "none"],
+    ids=[
+        "image first",
+        "either first",
+        "one lost",
+        "stamped otherwise",
+        "one late",
+        "bag loop",
+        "images swapped",
+        "swapped and lost",
+        "none",
+    ],
 )
 def test_an_image_waits_for_its_own_calibration_where_the_camera_stamps_both_alike(sent: str, paired: str) -> None:
     found: list[str] = []

@@ -9,10 +9,13 @@ most until the next image comes.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 Stamp = tuple[int, int]
+#: calibrations that are kept for images that come late
+_KEPT = 10
 Deliver = Callable[[Any, Any, float], None]
 
 
@@ -26,7 +29,7 @@ class Calibrations:
 
     def __init__(self, deliver: Deliver) -> None:
         self._deliver = deliver
-        self._newest: Any = None
+        self._infos: deque[Any] = deque(maxlen=_KEPT)
         self._waiting: tuple[Any, float] | None = None
         self._last: Stamp | None = None  # of an image that went without its own
         self._alike = False  # whether the camera stamps both alike
@@ -38,25 +41,30 @@ class Calibrations:
             self._alike = False
             self.flush()
         stamp = _stamp(msg)
-        if self._newest is not None and _stamp(self._newest) == stamp:
+        own = next((info for info in reversed(self._infos) if _stamp(info) == stamp), None)
+        if own is not None:
             self._alike = True
-        elif self._alike:
+        elif self._alike and stamp > _stamp(self._infos[-1]):
             self._waiting = msg, received_s
             return
         else:
             self._last = stamp
-        self._deliver(msg, self._newest, received_s)
+        self._deliver(msg, self._newest if own is None else own, received_s)
 
     def take_info(self, msg: Any) -> None:
         """A calibration came in."""
         stamp = _stamp(msg)
         if self._waiting is not None and stamp < _stamp(self._waiting[0]):
             return  # of an image before: the one that waits has its own still to come
-        self._newest = msg
+        self._infos.append(msg)
         if self._waiting is not None:
             self.flush()
         elif stamp == self._last:
             self._alike = True
+
+    @property
+    def _newest(self) -> Any:
+        return self._infos[-1] if self._infos else None
 
     def flush(self) -> None:
         """Let the image that waits go with what there is."""
