@@ -84,9 +84,10 @@ def measure(given: list[list[bytearray]], selection: SelectionConfig, how: Compr
                 before = time.monotonic()
                 recorder.take(topic.name, message, now_ns)
                 slowest = max(slowest, time.monotonic() - before)
-        share = (time.process_time() - cpu - time.thread_time() + own) / (time.monotonic() - began)
+        given_s = time.monotonic() - began
         waiting = recorder.status().bytes_waiting
         closing = time.monotonic()
+    share = (time.process_time() - cpu - time.thread_time() + own) / given_s  # with what was left for the end
     status = recorder.status()
     image = status.topics[TOPICS[0].name]
     shutil.rmtree(folder.parent)

@@ -198,6 +198,9 @@ def test_selection_by_what_others_know() -> None:
         "little_change",
         "",
     ]
+    often = Selector(SelectionConfig(min_interval_s=0.1), wants_depth=False)
+    assert not often.is_too_soon(0) and often(view(0)) == ""
+    assert [often.is_too_soon(ns) for ns in (-(10**9), 0, 99_000_000, 100_000_000)] == [False, True, True, False]
     turned = np.eye(4)
     turned[:2, :2] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
     assert change_by_pose(turned, np.eye(4), 2.0, focal=0.9) == pytest.approx(0.09)

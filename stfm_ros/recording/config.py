@@ -20,7 +20,10 @@ class SelectionConfig:
     )
     min_interval_s: float = option(0.1, "Shortest time between two kept frames.", unit="s", minimum=0.0, maximum=3600.0)
     min_sharpness: float = option(
-        0.6, "Least sharpness, as a share of the median of the last 30 frames.", minimum=0.0, maximum=1.0
+        0.6,
+        "Least sharpness, as a share of the median of the last 30 frames that were looked at.",
+        minimum=0.0,
+        maximum=1.0,
     )
     min_depth: float = option(
         0.3, "Least share of pixels with depth, where a depth topic is recorded.", minimum=0.0, maximum=1.0

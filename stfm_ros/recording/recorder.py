@@ -358,7 +358,7 @@ class Recorder:
 
     def _decide(self, frame: Frame) -> None:
         try:
-            reason = self._selector(self._view(frame)) if self._choose else ""
+            reason = self._choice(frame) if self._choose else ""
         except StfmError as fault:
             reason = "unreadable"
             self._note_fault(reason, f"{frame.image.topic}: {fault}")
@@ -370,6 +370,11 @@ class Recorder:
         for part in (frame.depth, *frame.others):
             if part is not None:
                 self._keep_or_not(part, not reason)
+
+    def _choice(self, frame: Frame) -> str:
+        if self._selector.is_too_soon(frame.image.stamp_ns):
+            return "too_soon"
+        return self._selector(self._view(frame))
 
     def _view(self, frame: Frame) -> View:
         hint = frame.hint or Hint()

@@ -62,8 +62,14 @@ class Selector:
         self._corners: Float32Array = np.empty((0, 1, 2), np.float32)
         self._sharpness: deque[float] = deque(maxlen=30)
 
+    def is_too_soon(self, stamp_ns: int) -> bool:
+        """Whether a frame follows the last kept one too closely to be looked at: most do, at the rate of a camera."""
+        # where the clock jumped back, the time since then is not known
+        since_ns = -1 if self._kept is None else stamp_ns - self._kept.stamp_ns
+        return 0 <= since_ns < self._config.min_interval_s * 1e9
+
     def __call__(self, view: View) -> str:
-        """Why a frame is left out: no_depth, little_depth, blurred, too_soon or little_change; "" keeps it."""
+        """Why a frame is left out: no_depth, little_depth, blurred or little_change; "" keeps it."""
         reason = self._fault(view)
         if not reason:
             self._kept = view
@@ -72,7 +78,7 @@ class Selector:
         return reason
 
     def _fault(self, view: View) -> str:
-        blurred = self._is_blurred(view.gray)  # of every frame, so that the median is of all
+        blurred = self._is_blurred(view.gray)  # of every frame that is looked at, so that the median is of all
         if self._wants_depth and view.depth is None:
             return "no_depth"
         if view.depth is not None and np.count_nonzero(view.depth) < self._config.min_depth * view.depth.size:
@@ -81,9 +87,6 @@ class Selector:
             return "blurred"
         if self._kept is None:
             return ""
-        # where the clock jumped back, the time since then is not known
-        if 0 <= view.stamp_ns - self._kept.stamp_ns < self._config.min_interval_s * 1e9:
-            return "too_soon"
         wanted = self._config.min_disagreement
         if wanted and view.disagreement is not None and view.disagreement >= wanted:
             return ""
