@@ -25,11 +25,12 @@ def fit_rotation(rays: Rays, R: FloatArray) -> FloatArray:
     return R
 
 
-def rotation_covariance(rays: Rays, R: FloatArray, config: PoseConfig) -> FloatArray:
+def rotation_covariance(rays: Rays, R: FloatArray, config: PoseConfig, parallax_deg: float) -> FloatArray:
     """(3, 3) of ``w`` in ``exp(w) R``, where the rays are turned by ``R`` and no translation is seen.
 
-    Before a wall a small translation looks much like a turn, so one of less than ``config.min_parallax_deg`` may have
-    gone into ``R``: the covariance is that of the turn beside a translation before a plane, which is known to be small.
+    Before a wall a small translation looks much like a turn, and may have gone into ``R``: the covariance is that of
+    the turn beside a translation before a plane, of which is known that its parallax is small: ``parallax_deg`` is that
+    of the translation that would explain the matches best, and less than ``config.min_parallax_deg`` is never seen.
     """
     turned = rays.x0 @ R.T
     seen = turned / turned[:, 2:]
@@ -44,8 +45,8 @@ def rotation_covariance(rays: Rays, R: FloatArray, config: PoseConfig) -> FloatA
     alike = Alike(config.shared_error, rays.sigma_px, rays.width_px, moves_px(rays), along)
     scale = scale_px(residuals, 2 * config.inlier_px)
     covariance = estimate_covariance(residuals, jacobian, rays.points0_px, scale, alike).covariance
-    unseen = np.radians(config.min_parallax_deg) ** 2
-    known = with_prior(covariance, [UNKNOWN_ROTATION] * 3 + [max(unseen, 1e-12)] * 3)
+    unseen = np.radians(max(config.min_parallax_deg, parallax_deg, 1e-3)) ** 2
+    known = with_prior(covariance, [UNKNOWN_ROTATION] * 3 + [unseen] * 3)
     turn: FloatArray = known[:3, :3]
     return turn
 

@@ -99,21 +99,23 @@ def _judge(
     noise = noise_px(residuals, config.inlier_px) / np.sqrt(1 - config.shared_error)
     essential = gric(residuals, noise, dimension=3, parameters=5)
 
+    parallax = float(np.degrees(np.median(angles(kept.x0 @ R.T, kept.x1))))
     turn = fit_rotation(kept, R)
     shifts = displacement_px(kept, turn)
     turned = f"a rotation alone explains {count} matches (median residual {np.median(shifts):.2f} px)"
     if gric(shifts, noise, dimension=2, parameters=3) <= essential:
-        return rotation_pose(turn, rotation_covariance(kept, turn, config), mask, PoseStatus.ROTATION_ONLY, turned)
+        return rotation_pose(
+            turn, rotation_covariance(kept, turn, config, parallax), mask, PoseStatus.ROTATION_ONLY, turned
+        )
     all_shifts = displacement_px(rays, turn)
     apart = all_shifts > 2 * config.inlier_px  # what a rotation clearly leaves open
     showing, agreeing = int(apart.sum()), int((apart & inliers).sum())
     if showing < len(rays) / 2 and 2 * agreeing < showing:
         rest = all_shifts < config.inlier_px
         reason = f"{turned}; of {showing} others only {agreeing} agree on a translation"
-        covariance = rotation_covariance(rays.take(rest), turn, config)
+        covariance = rotation_covariance(rays.take(rest), turn, config, parallax)
         return rotation_pose(turn, covariance, rays.mask(rest, n), PoseStatus.ROTATION_ONLY, reason)
 
-    parallax = float(np.degrees(np.median(angles(kept.x0 @ R.T, kept.x1))))
     status, reason = PoseStatus.OK, f"{count} inliers of {n} matches, median parallax {parallax:.2f} deg"
     if parallax < config.min_parallax_deg:
         status = PoseStatus.LOW_PARALLAX
