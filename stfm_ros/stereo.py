@@ -66,6 +66,11 @@ class StereoDepth:
                     f"R of the {name} camera's camera_info is {camera.R.round(4).tolist()}: expected the rotation into "
                     "the rectified pair; calibrate the pair (camera_calibration with two cameras writes R and P)"
                 )
+            if not (camera.P[0, 0] > 0 and camera.P[1, 1] > 0):
+                raise CameraError(
+                    f"P of the {name} camera's camera_info has the focal lengths {camera.P[0, 0]:g} and "
+                    f"{camera.P[1, 1]:g}: expected positive ones; calibrate the pair"
+                )
         self._baseline_m = _baseline_m(first, second) if baseline_m is None else baseline_m
         scale = min(1.0, MAX_WIDTH / first.width)
         self._size = round(first.width * scale), round(first.height * scale)

@@ -154,6 +154,10 @@ def test_camera_infos_of_no_pair_are_refused() -> None:
             replace(SECOND, R=askew),
             "R of the second camera's camera_info is .*: expected the rotation into the rectified",
         ),
+        (
+            replace(SECOND, P=SECOND.P * [[0], [1], [1]]),
+            "P of the second camera's camera_info has the focal lengths 0 and",
+        ),
         (replace(SECOND, P=above), "0.100 m below the first and 0.000 m to its right: expected a pair side by side"),
     ):
         with pytest.raises(CameraError, match=words):

@@ -39,8 +39,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--picture", type=Path, metavar="FILE", help="picture of the matches of an image half-way")
     parser.add_argument("--image-topic", default="", metavar="TOPIC", help="found where there is only one")
     parser.add_argument("--camera-info-topic", default="", metavar="TOPIC", help="the one beside the image topic")
-    parser.add_argument("--scale-topic", default="", metavar="TOPIC", help="found where there is only one; stereo: the "
-                        "second camera's images, told by P of its camera_info")
+    parser.add_argument(
+        "--scale-topic",
+        default="",
+        metavar="TOPIC",
+        help="found where there is only one; stereo: the second camera's images, told by P of its camera_info",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a bag of this name")
     trajectories.arguments(parser)
     add_settings(parser, "matcher", "pose", "tracker", "odometry")
