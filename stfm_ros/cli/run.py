@@ -244,8 +244,9 @@ COMMAND = Command(
         "and a trajectory in TUM layout: camera (optical frame) in the first reference camera, at one unknown scale, "
         "since one camera sees no length. With --odometry.scale it is in metres, by depth, a second camera, an "
         "odometry or a twist that the bag holds, and /odometry (nav_msgs/msg/Odometry) is written too. Every image is "
-        "accounted for: read = matched + all of unmatched. Where the true poses are known, the errors of the trajectory "
-        "are told (ATE, RPE, by evo), beside those of classical matchers that go the same way (--methods sift,orb)."
+        "accounted for: read = matched + all of unmatched. Where the true poses are known, the errors of the "
+        "trajectory are told (ATE, RPE, by evo), beside those of classical matchers that go the same way "
+        "(--methods sift,orb)."
     ),
     example="stfm run office.mcap --out matches.mcap --trajectory office.txt --report office.html",
     negative="no image has a pose",
