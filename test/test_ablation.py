@@ -22,7 +22,7 @@ UNSEEN = 10**6
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_distilled_students_are_better_than_vanilla_ones_in_the_mean_of_three_seeds(photographs: Path) -> None:
     setup = Setup(height=64, width=96, pool=400, student_steps=STEPS)
     pictures = read_photographs(photographs)
