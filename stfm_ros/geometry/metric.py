@@ -15,8 +15,8 @@ import numpy as np
 
 from stfm_ros.config import PoseConfig
 from stfm_ros.errors import ImageError
-from stfm_ros.geometry.noise import SCALE, estimate_covariance, noise_px
-from stfm_ros.geometry.rays import Rays, angles, skew
+from stfm_ros.geometry.noise import SCALE, Alike, estimate_covariance, noise_px
+from stfm_ros.geometry.rays import Rays, angles, moves_px, skew
 from stfm_ros.geometry.relative import DEFAULTS, estimate_relative_pose
 from stfm_ros.geometry.robust import ENOUGH, ROUGHLY, Motion, minimise
 from stfm_ros.types import BoolArray, Camera, Float32Array, FloatArray, Matches, PoseStatus, RelativePose
@@ -29,6 +29,8 @@ MIN_SCALE_POINTS = 5
 LINE = 0.01
 #: a point that comes nearer than this share of its depth counts as behind the camera
 NEAREST = 1e-3
+#: a depth is not corrected by more than so many of its standard deviations
+DEPTH_SIGMAS = 3.0
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,17 @@ def estimate_metric_pose(
         return _two_view(matches, camera0, camera1, points, config, "no pose explains the matches with depth")
     limit = points.limit(config.inlier_px)
     R, t, scale = _refine(points, *start, limit)
-    residuals, jacobian = points.linearise(points.along(R, t), R, t)
+    likely = points.likely(R, t)
+    along = likely.along(R, t)
+    residuals, jacobian = likely.linearise(along, R, t)
     inliers: BoolArray = np.asarray((np.abs(residuals) < limit).all(axis=0))
     count = int(inliers.sum())
     if count < config.min_inliers or _on_a_line(points.X0[inliers]):
         why = f"{count} matches with depth agree on a pose, fewer than {config.min_inliers}"
         why = why if count < config.min_inliers else f"{count} matches with depth lie on a line"
         return _two_view(matches, camera0, camera1, points, config, why)
-    estimate = estimate_covariance(residuals.T, jacobian.T, points.rays.points0_px, scale)
+    alike = likely.alike(along, config.shared_error)
+    estimate = estimate_covariance(residuals.T, jacobian.T, points.rays.points0_px, scale, alike)
     moved = np.zeros((6, 6))
     moved[:3, :3], moved[:3, 3:], moved[3:, :3] = -R.T @ skew(t), -R.T, -R.T
     covariance = moved @ estimate.covariance @ moved.T
@@ -132,6 +137,7 @@ class _Points:
         X0: (m, 3) metres in camera 0.
         sigma_z: (m,) metres, of their depth.
         shift_px: median displacement of all matches, with and without depth.
+        corrected: (m,) by how many of its deviations each depth of X0 differs from the measured one.
     """
 
     rays: Rays
@@ -139,6 +145,7 @@ class _Points:
     X0: FloatArray
     sigma_z: FloatArray
     shift_px: float
+    corrected: FloatArray
 
     def __len__(self) -> int:
         return len(self.rays)
@@ -151,7 +158,8 @@ class _Points:
         depth = _depth_at(depth0, rays.points0_px)
         known = depth > 0
         rays, depth = rays.take(known), depth[known]
-        return _Points(rays, rays.sigma * typical, rays.x0 * depth[:, None], noise.sigma_m(depth), shift_px)
+        X0, still = rays.x0 * depth[:, None], np.zeros(len(rays))
+        return _Points(rays, rays.sigma * typical, X0, noise.sigma_m(depth), shift_px, still)
 
     def stands_still(self, config: PoseConfig) -> bool:
         """Whether the two-view estimate has to say STATIC, or could."""
@@ -187,13 +195,37 @@ class _Points:
         by_motion[0, 3] = by_motion[1, 4] = 1
         by_motion[0, 5], by_motion[1, 5] = -u, -v
         by_motion /= z * self.rays.pixel1
+        errors -= along * self.corrected  # where the measured depth would be seen
         errors[:, behind], by_motion[:, :, behind] = 1e6, 0.0
-        squared = (along**2).sum(axis=0)
-        less = 1 - self.sigma_px / np.sqrt(self.sigma_px**2 + squared)  # how much an error along g counts less
-        part = less * along / np.maximum(squared, 1e-30)
+        part = self.less(along)
         errors -= part * (along * errors).sum(axis=0)
         by_motion -= part[:, None] * (along[:, None] * by_motion).sum(axis=0)
         return errors / self.sigma_px, (by_motion / self.sigma_px).transpose(1, 0, 2)
+
+    def less(self, along: FloatArray) -> FloatArray:
+        """(2, m) ``l``: an error e along g counts as ``e - l (g e)``."""
+        squared = (along**2).sum(axis=0)
+        share = 1 - self.sigma_px / np.sqrt(self.sigma_px**2 + squared)
+        less: FloatArray = share * along / np.maximum(squared, 1e-30)
+        return less
+
+    def alike(self, along: FloatArray, share: float) -> Alike:
+        """What matches of like displacement have in common."""
+        whiten = (np.eye(2)[:, :, None] - self.less(along)[:, None] * along) / self.sigma_px
+        return Alike(share, self.rays.sigma_px, self.rays.width_px, moves_px(self.rays), whiten.transpose(2, 0, 1))
+
+    def likely(self, R: FloatArray, t: FloatArray) -> _Points:
+        """The points with the depths that are most likely after this motion.
+
+        Lifted by noisy depths, points spread more in depth than they do, and so the motion comes out too short.
+        """
+        along = self.along(R, t)
+        residuals = self.linearise(along, R, t)[0]
+        deviation = np.sqrt(self.sigma_px**2 + (along**2).sum(axis=0))
+        corrected = np.clip(-(along * residuals).sum(axis=0) / deviation, -DEPTH_SIGMAS, DEPTH_SIGMAS)
+        depth = np.maximum(self.X0[:, 2] + corrected * self.sigma_z, 0.5 * self.X0[:, 2])
+        corrected = (depth - self.X0[:, 2]) / self.sigma_z
+        return replace(self, X0=self.rays.x0 * depth[:, None], corrected=corrected)
 
     def minimise(self, R: FloatArray, t: FloatArray, scale: float, rounds: int, enough: float) -> Motion:
         """The minimum of the loss with the noise of depth as it is seen at the start."""
@@ -241,9 +273,10 @@ def _refine(points: _Points, R: FloatArray, t: FloatArray, limit: float) -> tupl
     R, t, _ = points.minimise(R, t, limit, 6, ROUGHLY)
     scale = limit
     for _ in range(2):
-        residuals = points.linearise(points.along(R, t), R, t)[0]
+        likely = points.likely(R, t)
+        residuals = likely.linearise(likely.along(R, t), R, t)[0]
         scale = float(np.clip(SCALE * noise_px(residuals, limit), 0.1 * limit, 1.5 * limit))
-        R, t, _ = points.minimise(R, t, scale, 12, ENOUGH)
+        R, t, _ = likely.minimise(R, t, scale, 12, ENOUGH)
     return R, t, scale
 
 

@@ -23,16 +23,12 @@ SCALE = 2.5
 RINGS = (1.6, 3.2)
 #: a cell of the network's grid, as a share of the image's width
 CELL = 8 / 640
-#: deviation of displacements, in cells, over which errors stay alike (measured: docs/degenerate.md)
-ALIKE_CELLS = 0.16
-#: so many matches tell what those of like displacement add up to
-_SAMPLE = 300
 #: pairs of neighbours that are worth as much as the belief that noise is independent
 PRIOR_PAIRS = 50
-#: correlation of matches that are no neighbours: what the lens's calibration, or a network as a whole, gets wrong.
-#: Too small to be seen in one pair of images, it is what keeps 1000 matches from being 1000 times as good as one.
-#: Measured on the network's own matches of rendered scenes (docs/calibration.md)
-FAR_CORRELATION = 0.0004
+#: correlation of matches that are neither neighbours nor moved alike, as a share of ``Alike.share``: what a network as
+#: a whole gets wrong. Too small to be seen in one pair of images, it keeps 1000 matches from being 1000 times as
+#: good as one. Measured on the network's own matches of rendered scenes (docs/calibration.md)
+FAR_SHARE = 0.0015
 _CHUNK = 64  # rows of a matrix of distances at a time
 
 
@@ -61,12 +57,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Alike:
-    """Matches that moved alike err alike: a network's error repeats with the displacement, as that of any matcher
-    that works on a grid does (M. Shimizu and M. Okutomi, "Precise sub-pixel estimation on area-based matching", ICCV
-    2001). Where all move by nearly the same, the error looks like motion, and no residual shows it.
+    """Matches that moved alike err alike: along each axis a network's error is a wave over the displacement, as long
+    as a cell of its grid. So err all matchers that work on a grid (M. Shimizu and M. Okutomi, "Precise sub-pixel
+    estimation on area-based matching", ICCV 2001). Residuals show the wave where displacements differ; where all are
+    the same it looks like motion, and only what is known beforehand says that it is there.
 
     Attributes:
-        share: of a match's variance that matches of the same displacement have in common, below 1.
+        share: of a match's variance that is the wave's, below 1; known beforehand.
         sigma_px: of a match of weight 1. Residuals smaller than it do not say that the matches are better: the
             motion has taken up what they have in common.
         width_px: of the image.
@@ -80,31 +77,39 @@ class Alike:
     moves_px: FloatArray
     along: FloatArray
 
-    def information(self, jacobian: FloatArray, variance: float, use: BoolArray) -> FloatArray:
-        """(p, p) sum over pairs of matches of the covariance of their errors by ``variance``, times ``J_i^T J_j``; made
-        positive.
+    def waves(self, use: BoolArray) -> FloatArray:
+        """(m, k, 4) how residuals change with the amplitudes of cosine and sine along x and y, by pixel."""
+        along = self.along[use]
+        angles = 2 * np.pi / (CELL * self.width_px) * self.moves_px[use]
+        waves = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+        return np.reshape(along[..., None] * waves[:, None], (len(along), along.shape[1], 4))
+
+    def information(
+        self, residuals: FloatArray, jacobian: FloatArray, inverse: FloatArray, variance: float, use: BoolArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """What the waves do to the sum of ``J_i^T r_i``: its second moment by ``variance``, (p, p), and the waves
+        themselves as far as the residuals show them, (m, k).
 
         Args:
-            jacobian: (m, k, p) of the residuals that are used.
+            residuals: (m, k) those that are used.
+            jacobian: (m, k, p) of these.
+            inverse: (p, p) of their information.
             variance: of a residual.
             use: (n,) which those are.
         """
-        m, k, p = jacobian.shape
-        some = slice(None, None, 1 + m // _SAMPLE)
-        along, moves = self.along[use], self.moves_px[use][some]
-        if self.share <= 0 or len(moves) < 2:
-            return np.zeros((p, p))
-        by_match = float(np.sum(along**2)) / (m * k)  # variance of a residual by that of a match
-        total = max(variance / (1 - self.share), self.sigma_px**2 * by_match) / max(by_match, 1e-12)
-        width = ALIKE_CELLS * CELL * self.width_px
-        kernel = np.exp(-_squared_distances(moves, moves) / np.float32(2 * width**2)).astype(np.float64)
-        np.fill_diagonal(kernel, 0)
-        moved = np.einsum("nka,nkp->anp", along[some], jacobian[some])  # of both axes
-        both = sum((one.T @ kernel @ one for one in moved), np.zeros((p, p)))
-        pairs = m * (m - 1) / (len(moves) * (len(moves) - 1))
-        values, vectors = np.linalg.eigh(both * (pairs * self.share * total / variance))
-        information: FloatArray = (vectors * np.maximum(values, 0)) @ vectors.T
-        return information
+        p = jacobian.shape[2]
+        if self.share <= 0:
+            return np.zeros((p, p)), np.zeros_like(residuals)
+        rows, waves = jacobian.reshape(-1, p), self.waves(use).reshape(-1, 4)
+        by_match = max(float(np.mean(self.along[use] ** 2) * 2), 1e-12)  # variance of a residual by that of a match
+        total = max(variance / (1 - self.share) / by_match, self.sigma_px**2)
+        across = rows.T @ waves
+        left_open = waves.T @ waves - across.T @ inverse @ across  # by the motion, which takes up its part
+        covariance = variance * np.linalg.inv(left_open + np.eye(4) * variance / (self.share * total))
+        seen = waves.T @ residuals.ravel() - across.T @ inverse @ (rows.T @ residuals.ravel())
+        amplitudes = covariance @ seen / variance
+        moments = np.outer(amplitudes, amplitudes) + covariance
+        return across @ moments @ across.T / variance, (waves @ amplitudes).reshape(residuals.shape)
 
 
 def with_prior(covariance: FloatArray, variances: list[float]) -> FloatArray:
@@ -132,7 +137,7 @@ def estimate_covariance(
         jacobian: (n, k, p) their derivatives.
         points_px: (n, 2) where the matches lie, pixels.
         scale: of the loss.
-        alike: what residuals cannot show, since the motion takes it up.
+        alike: what matches of like displacement have in common.
     """
     p = jacobian.shape[2]
     use = np.sum(residuals**2, axis=1) < residuals.shape[1] * (3 / SCALE * scale) ** 2
@@ -145,10 +150,13 @@ def estimate_covariance(
     rows = jacobian.reshape(-1, p)
     information = rows.T @ rows
     inverse = np.linalg.pinv(information, hermitian=True)
-    shared = _shared_information(influence, jacobian, points_px[use], inverse)
-    shared += FAR_CORRELATION * len(influence) * information
+    shared = FAR_SHARE * (alike.share if alike else 0.0) * len(influence) * information
     if alike is not None:
-        shared += alike.information(jacobian, variance, use)
+        linear = correction / mean  # of a residual to its influence
+        waves, shown = alike.information(linear * influence, jacobian, inverse, variance, use)
+        shared += waves
+        influence = influence - shown / linear
+    shared += _shared_information(influence, jacobian, points_px[use], inverse)
     covariance = variance * (inverse + inverse @ shared @ inverse)
     times = 1 + float(np.trace(inverse @ shared)) / p
     return Estimate((covariance + covariance.T) / 2, variance * times)
@@ -161,7 +169,6 @@ def _shared_information(
 
     The fit itself makes residuals of neighbours differ, by ``J_i inverse J_j^T`` of their variance; that is given back.
     """
-    n, k, p = jacobian.shape
     sums, pairs, products = _over_neighbours(influence, jacobian, points_px)
     mean_square = max(float((influence**2).mean()), 1e-12)
     sums = sums / mean_square + np.tensordot(products, inverse, 2)

@@ -1,7 +1,7 @@
 """The minimum of a robust loss over a motion.
 
-The loss is Geman and McClure's ``r^2 / (1 + r^2 / scale^2)``: a residual far beyond the scale costs ``scale^2`` and pulls
-at nothing.
+The loss is Geman and McClure's ``r^2 / (1 + r^2 / scale^2)``: a residual far beyond the scale costs ``scale^2`` and
+pulls at nothing.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def minimise(
         solved, step = cv2.solve(information, weighted @ residuals.ravel(), flags=cv2.DECOMP_CHOLESKY)
         curvature = float(np.sum(weights * (4 * tail - 3)))
         flatter = min(float(weights.sum()) / max(curvature, 1e-12), 2.0) if hurry else 1.0
-        R_new, t_new = step_on(R, t, -flatter * step.ravel())
+        R_new, t_new = step_on(R, t, -flatter * np.asarray(step, np.float64).ravel())
         residuals_new, jacobian_new = linearise(R_new, t_new)
         tail_new = 1 / (1 + (residuals_new.ravel() / scale) ** 2)
         cost_new = float(np.sum(1 - tail_new))

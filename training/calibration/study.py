@@ -33,6 +33,8 @@ DEPTH_NOISE = 0.01
 TRUTH_ROTATION_DEG = 0.14
 TRUTH_POSITION_M = 0.005
 POSE = PoseConfig()
+#: what is true of noise that is drawn for each match by itself
+INDEPENDENT = PoseConfig(shared_error=0.0)
 #: noise that is drawn anew for each match has nothing in common
 INDEPENDENT = PoseConfig(shared_error=0.0)
 #: side of the fields of the chessboard that cuts an image into two halves
@@ -132,7 +134,7 @@ def network(
         baseline = NETWORK_BASELINES[number % len(NETWORK_BASELINES)]
         case = network_case(rendered_views(rng, baseline, textures), rng, matcher, DEPTH_NOISE)
         groups = (f"baseline {baseline:g}",)
-        tally.add_pair(*_poses(case), case.T_0to1, groups)
+        tally.add_pair(*_poses(case, POSE), case.T_0to1, groups)
         right = case.right
         tally.add("sigma", 1, ((case.errors_px[right] / case.matches.sigma[right, None]) ** 2).ravel(), groups)
         if progress:
@@ -185,7 +187,7 @@ def _halves(matches: Matches) -> tuple[Matches, Matches]:
     return matches.take(black), matches.take(~black)
 
 
-def _poses(case: Case, config: PoseConfig = POSE) -> tuple[RelativePose, RelativePose]:
+def _poses(case: Case, config: PoseConfig) -> tuple[RelativePose, RelativePose]:
     """Without and with the case's depth."""
     noise = DepthNoise(0.0, DEPTH_NOISE)
     metric = estimate_metric_pose(case.matches, case.camera, case.camera, case.depth0, config, noise)
