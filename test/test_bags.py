@@ -312,7 +312,7 @@ def test_what_is_no_bag(tmp_path: Path) -> None:
     with pytest.raises(BagError, match=r"has no metadata\.yaml: it is no bag; name the folder that `ros2 bag"):
         read_all(tmp_path)
     write_images(tmp_path / "b.mcap")
-    with pytest.raises(BagError, match=r"has no metadata\.yaml: its recording was interrupted, .* run `stfm recover .*`"):
+    with pytest.raises(BagError, match=r"has no metadata\.yaml: its recording was interrupted or still runs; .* run `stfm recover .*`"):
         read_all(tmp_path)
 
 

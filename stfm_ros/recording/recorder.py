@@ -23,27 +23,26 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from rosbags.interfaces import Qos
 
-from stfm_ros import messages
 from stfm_ros.bag_types import to_message, typestore
-from stfm_ros.bags import CAMERA_INFO_TYPE, IMAGE_TYPES
-from stfm_ros.errors import BagError, StfmError
+from stfm_ros.bags import IMAGE_TYPES
+from stfm_ros.errors import BagError
 from stfm_ros.recording.bag import CrashSafeBag
+from stfm_ros.recording.chooser import Chooser, Verdict
 from stfm_ros.recording.config import RecordingConfig
-from stfm_ros.recording.encoding import compress, recorded_as, view_of_depth, view_of_image
+from stfm_ros.recording.encoding import compress, recorded_as
+from stfm_ros.recording.intake import Intake
 from stfm_ros.recording.ledger import Ledger, Tally
 from stfm_ros.recording.manifest import iso_time, opening, write_manifest
 from stfm_ros.recording.metadata import StoredFile
-from stfm_ros.recording.pairing import Frame, Hint, Item, Pairing, Role
+from stfm_ros.recording.pairing import Hint, Item, Role
 from stfm_ros.recording.qos import make_qos
-from stfm_ros.recording.selection import Selector, View
 from stfm_ros.recording.watch import InputNotes
 from stfm_ros.types import FloatArray
 
@@ -133,31 +132,18 @@ class Recorder:
         self.config = config = config or RecordingConfig()
         storage, selection = config.storage, config.selection
         self._check_room()
-        self._lock = threading.Lock()  # over everything that take() touches
         self._topics: dict[str, Topic] = {}
-        self._tallies: dict[str, Tally] = {}
-        self._inbox: deque[Item] = deque()
-        self._came = threading.Event()
-        self._held = 0  # bytes that were taken and are neither written nor left out
-        self._closing = False
-        self._reason = ""
-        self._faults: dict[str, str] = {}
-        self._last_reason = ""
+        self._intake = Intake(storage.queue_mb * _MB)
         self._outgoing: deque[_Outgoing] = deque()
         self._sources: dict[str, str] = {}  # by the name in the bag, the topic that was taken
         self._files: list[StoredFile] = []  # once they are finished
-        self._hints: deque[tuple[int, Hint]] = deque()
-        self._focal = 1.0
-        self._choose = selection.keep == "chosen"
+        self._last_reason = "finished"
         self._notes = InputNotes(storage.silence_s)
         self._began_s = time.monotonic()
         for topic in topics:
             self.add_topic(topic)
         wants_depth = any(topic.role is Role.DEPTH for topic in topics)
-        self._pairing = Pairing(
-            selection.slop_s, selection.wait_s, self._choose and wants_depth, selection.min_disagreement > 0
-        )
-        self._selector = Selector(selection, wants_depth)
+        self._chooser = Chooser(selection, wants_depth)
         self._bag = CrashSafeBag(folder, storage.split_mb * _MB, storage.split_s, config.compression.chunks)
         self._opening = opening(folder.name, asdict(config), about or {})
         self._ledger = Ledger(folder)
@@ -188,14 +174,13 @@ class Recorder:
             same = [other.name for other in self._topics.values() if other.role is topic.role]
             if same:
                 raise BagError(f"{topic.name} and {same[0]} are both to be the {topic.role.value}: choose one")
-        with self._lock:
-            name = topic.name.removesuffix("/compressed")  # in the bag a raw image has its compressed one's name
-            same = [other for other in self._topics if other.removesuffix("/compressed") == name]
-            if same:
-                raise BagError(f"{topic.name} and {same[0]} would be one topic in the bag: record one of them")
-            self._topics[topic.name] = topic
-            self._notes.expect(topic.name, time.monotonic())
-            self._tallies[topic.name] = Tally(topic.type, topic.role.value, topic.name)
+        name = topic.name.removesuffix("/compressed")  # in the bag a raw image has its compressed one's name
+        same = [other for other in self._topics if other.removesuffix("/compressed") == name]
+        if same:
+            raise BagError(f"{topic.name} and {same[0]} would be one topic in the bag: record one of them")
+        self._topics[topic.name] = topic
+        self._notes.expect(topic.name, time.monotonic())
+        self._intake.open(topic.name, Tally(topic.type, topic.role.value, topic.name))
 
     def take(self, topic: str, message: Any, receipt_ns: int) -> bool:
         """Leave a message to be recorded. Never waits.
@@ -211,26 +196,7 @@ class Recorder:
         """
         raw = isinstance(message, (bytes, bytearray, memoryview))
         size = len(message) if raw else len(getattr(message, "data", ())) + _OVERHEAD
-        item = Item(topic, message, receipt_ns, time.monotonic(), size)
-        with self._lock:
-            tally = self._tallies[topic]
-            tally.taken += 1
-            tally.last_ns = receipt_ns
-            tally.first_ns = tally.first_ns or receipt_ns
-            reason = ""
-            if self._reason or self._closing:
-                reason = "stopped"
-            elif not 0 <= receipt_ns < 2**63:
-                reason = "bad_stamp"
-            elif self._held + size > self.config.storage.queue_mb * _MB:
-                reason = "queue_full"
-            if reason:
-                tally.left_out[reason] += 1
-                return False
-            self._held += size
-            self._inbox.append(item)
-        self._came.set()
-        return True
+        return self._intake.take(Item(topic, message, receipt_ns, time.monotonic(), size))
 
     def hint(self, stamp_ns: int, *, pose: FloatArray | None = None, disagreement: float | None = None) -> None:
         """Say of the frame whose image has this stamp what others know. It counts if it comes within ``wait_s``.
@@ -239,26 +205,21 @@ class Recorder:
             pose: (4, 4) camera to a fixed frame, metres.
             disagreement: of student and teacher, in the unit of ``selection.min_disagreement``.
         """
-        with self._lock:
-            self._hints.append((stamp_ns, Hint(pose, disagreement)))
-        self._came.set()
+        self._intake.hint(stamp_ns, Hint(pose, disagreement))
 
     def status(self) -> Status:
         """The recording as it is now."""
-        with self._lock:
-            topics = {name: replace(tally, left_out=tally.left_out.copy()) for name, tally in self._tallies.items()}
-            reason = self._reason or ("closing" if self._closing else "")
-            held, faults = self._held, dict(self._faults)
+        reason = self._intake.reason
         return Status(
             recording=not reason,
             reason=reason,
-            topics=topics,
+            topics=self._intake.tallies(),
             bytes_written=self._bag.bytes_written,
-            bytes_waiting=held,
+            bytes_waiting=self._intake.bytes_waiting,
             free_bytes=self._free,
             slowest_sync_s=self._bag.slowest_sync_s,
             silent=self._notes.silent(time.monotonic()),
-            faults=faults,
+            faults=self._intake.faults,
         )
 
     def close(self, reason: str = "finished") -> Status:
@@ -267,17 +228,12 @@ class Recorder:
         Args:
             reason: why the recording ends, for the manifest, unless it had ended before.
         """
-        with self._lock:
-            first = not self._closing
-            if first:
-                self._closing = True
-                self._last_reason = reason
-        self._came.set()
+        self._last_reason = reason
+        first = self._intake.close()
         self._thread.join()
         if first:
             self._pool.shutdown()
-            if self._files:  # a recording that a limit ended counts on what it is given
-                self._write_manifest()
+            self._write_manifest()  # where a limit had ended the recording, what was given since is counted too
         return self.status()
 
     # What follows runs in the thread of the recorder.
@@ -287,8 +243,7 @@ class Recorder:
         try:
             flush_at = time.monotonic() + self.config.storage.flush_s
             while True:
-                with self._lock:
-                    ending = self._closing or bool(self._reason)
+                ending = bool(self._intake.reason)
                 busy = self._step(ending)
                 if time.monotonic() >= flush_at:
                     self._flush()
@@ -296,34 +251,31 @@ class Recorder:
                 if not busy:
                     if ending:
                         break
-                    self._came.wait(_TICK_S)
-                    self._came.clear()
+                    self._intake.wait(_TICK_S)
             self._flush()
         except OSError as fault:
             failed = True
-            self._stop(f"the disk failed: {fault}; make room, and begin a new recording")
+            self._intake.stop(f"the disk failed: {fault}; make room, and begin a new recording")
         except Exception as fault:
             failed = True
-            self._stop(f"fault of the recorder: {type(fault).__name__}: {fault}")
+            self._intake.stop(f"fault of the recorder: {type(fault).__name__}: {fault}")
         self._finish(failed)
 
     def _step(self, ending: bool) -> bool:
         """One message goes in, and what is decided and compressed goes on; whether there may be more to do."""
-        with self._lock:
-            item = self._inbox.popleft() if self._inbox else None
-            hints, self._hints = self._hints, deque()
+        item, hints = self._intake.next()
         for stamp_ns, hint in hints:
-            self._pairing.hint(stamp_ns, hint)
+            self._chooser.hint(stamp_ns, hint)
         if item is not None:
-            self._sort(item)
+            topic = self._topics[item.topic]
+            self._notes.message(topic.name, item.receipt_ns, item.taken_s)
+            self._heed(self._chooser.add(item, topic.type, topic.role))
             # while messages wait here, time is when the newest one came: what a frame lacks may be among them
             now = item.taken_s
         else:
             now = float("inf") if ending else time.monotonic()
-        for frame in self._pairing.ready(now):
-            self._decide(frame)
-        for orphan in self._pairing.orphans(now):
-            self._leave_out(orphan, "no_frame")
+        for verdict in self._chooser.decide(now):
+            self._heed(verdict)
         while self._outgoing and self._outgoing[0].data.done():
             self._write(self._outgoing.popleft())
         if item is None and ending and self._outgoing:
@@ -331,62 +283,13 @@ class Recorder:
             return True
         return item is not None
 
-    def _sort(self, item: Item) -> None:
-        self._notes.message(item.topic, item.receipt_ns, item.taken_s)
-        topic = self._topics[item.topic]
-        if topic.role is Role.ALWAYS:
-            self._send(item)
+    def _heed(self, verdict: Verdict | None) -> None:
+        if verdict is None:
             return
-        try:
-            item = self._decoded(item, topic)
-        except Exception as fault:  # bytes that are not of the type surface as any error of the parser
-            self._unreadable(item, fault)
-            return
-        if topic.type == CAMERA_INFO_TYPE and item.decoded.width:
-            self._focal = float(np.ravel(item.decoded.k)[0]) / item.decoded.width
-        if topic.role is Role.IMAGE:
-            self._pairing.image(item)
-            return
-        kept = self._pairing.part(item, topic.role)
-        if kept is not None:
-            self._keep_or_not(item, kept)
-
-    def _decoded(self, item: Item, topic: Topic) -> Item:
-        raw = isinstance(item.message, (bytes, bytearray, memoryview))
-        decoded: Any = typestore().deserialize_cdr(item.message, topic.type) if raw else item.message
-        return replace(item, decoded=decoded, stamp_ns=messages.stamp_ns(decoded.header))
-
-    def _decide(self, frame: Frame) -> None:
-        try:
-            reason = self._choice(frame) if self._choose else ""
-        except StfmError as fault:
-            reason = "unreadable"
-            self._note_fault(reason, f"{frame.image.topic}: {fault}")
-        self._pairing.decide(frame, not reason)
-        if reason:
-            self._leave_out(frame.image, reason)
+        if verdict.reason:
+            self._intake.leave_out(verdict.item, verdict.reason, verdict.fault)
         else:
-            self._send(frame.image)
-        for part in (frame.depth, *frame.others):
-            if part is not None:
-                self._keep_or_not(part, not reason)
-
-    def _choice(self, frame: Frame) -> str:
-        if self._selector.is_too_soon(frame.image.stamp_ns):
-            return "too_soon"
-        return self._selector(self._view(frame))
-
-    def _view(self, frame: Frame) -> View:
-        hint = frame.hint or Hint()
-        depth = view_of_depth(frame.depth.decoded) if frame.depth else None
-        gray = view_of_image(frame.image.decoded)
-        return View(frame.image.stamp_ns, gray, depth, hint.pose, self._focal, hint.disagreement)
-
-    def _keep_or_not(self, item: Item, kept: bool) -> None:
-        if kept:
-            self._send(item)
-        else:
-            self._leave_out(item, "with_frame")
+            self._send(verdict.item)
 
     def _send(self, item: Item) -> None:
         """To be compressed where it has to be, then written."""
@@ -409,97 +312,76 @@ class Recorder:
     def _write(self, out: _Outgoing) -> None:
         fault = out.data.exception()
         if fault is not None:
-            self._unreadable(out.item, fault)
+            self._intake.leave_out(out.item, "unreadable", str(fault))
             return
-        tally = self._tallies[out.item.topic]
-        tally.recorded_as = out.name
-        self._sources[out.name] = out.item.topic
-        self._bag.write(out.name, out.type, out.data.result(), out.item.receipt_ns, self._topics[out.item.topic].qos)
-        with self._lock:
-            tally.written += 1
-            self._held -= out.item.size
-
-    def _leave_out(self, item: Item, reason: str) -> None:
-        with self._lock:
-            self._tallies[item.topic].left_out[reason] += 1
-            self._held -= item.size
-
-    def _unreadable(self, item: Item, fault: BaseException) -> None:
-        self._note_fault("unreadable", f"{item.topic}: {fault}")
-        self._leave_out(item, "unreadable")
-
-    def _note_fault(self, kind: str, text: str) -> None:
-        with self._lock:
-            self._faults.setdefault(kind, text)
+        topic = self._topics[out.item.topic]
+        self._sources[out.name] = topic.name
+        self._bag.write(out.name, out.type, out.data.result(), out.item.receipt_ns, topic.qos)
+        self._intake.written(out.item, out.name)
 
     def _flush(self) -> None:
         self._bag.flush()
-        self._ledger.add({"at_ns": time.time_ns(), "file": self._bag.current, "topics": self._counts()})
+        self._ledger.add({"at_ns": time.time_ns(), "file": self._bag.current, "topics": self._intake.record()})
         self._free = shutil.disk_usage(self.folder).free
         storage = self.config.storage
         if self._free < storage.keep_free_mb * _MB:
-            self._stop(
+            self._intake.stop(
                 f"disk limit: {self._free / _MB:.0f} MB are free and storage.keep_free_mb is {storage.keep_free_mb}; "
                 "make room, and begin a new recording"
             )
         elif storage.max_mb and self._bag.bytes_written >= storage.max_mb * _MB:
-            self._stop(f"size limit: the bag has reached storage.max_mb, {storage.max_mb} MB; begin a new recording")
-
-    def _stop(self, reason: str) -> None:
-        with self._lock:
-            self._reason = self._reason or reason
+            self._intake.stop(
+                f"size limit: the bag has reached storage.max_mb, {storage.max_mb} MB; begin a new recording"
+            )
 
     def _finish(self, failed: bool) -> None:
         """Account for everything, and finish the files as well as it can be done."""
         try:
             self._files = self._bag.close(failed)
         except OSError as fault:
-            self._stop(f"the disk failed: {fault}")
-            self._note_fault("unfinished", f"{self.folder} is not finished ({fault}): make room, run `stfm recover`")
-        with self._lock:
-            self._reason = self._reason or self._last_reason
+            text = f"{self.folder} is not finished ({fault}): make room and run `stfm recover {self.folder}`"
+            self._intake.stop(f"the disk failed: {fault}", text)
+        self._intake.stop(self._last_reason)
+        if self._files:  # of a file that was cut, they hold less than was given to them
             stored = Counter[str]()
             for file in self._files:
                 for topic in file.topics:
                     stored[self._sources[topic.name]] += topic.count
-            for name, tally in self._tallies.items():
-                tally.written = stored[name]  # of a file that was cut, less than was given to it
-                if tally.waiting:
-                    tally.left_out["not_written"] += tally.waiting
-            self._inbox.clear()
-            self._held = 0
+            self._intake.settle(stored)
         self._outgoing.clear()
         self._ended, self._ended_s = iso_time(time.time_ns()), time.monotonic()
         self._silences = self._notes.silences(self._ended_s)
         try:
             if self._files:
-                self._ledger.add({"at_ns": time.time_ns(), "ended": self._reason, "topics": self._counts()})
-                self._write_manifest()
+                self._ledger.add(
+                    {"at_ns": time.time_ns(), "ended": self._intake.reason, "topics": self._intake.record()}
+                )
         except OSError as fault:
-            self._note_fault("unfinished", f"{self.folder} has no manifest ({fault}): make room, run `stfm recover`")
-        finally:
-            self._ledger.close()
-
-    def _counts(self) -> dict[str, dict[str, Any]]:
-        with self._lock:
-            return {name: tally.record() for name, tally in self._tallies.items()}
+            self._intake.stop("", f"{self.folder} has no end in its ledger: {fault}")
+        self._write_manifest()
+        self._ledger.close()
 
     def _write_manifest(self) -> None:
-        write_manifest(
-            self.folder,
-            self._opening,
-            self._counts(),
-            self._files,
-            self._bag.digests,
-            ended=self._ended,
-            seconds=round(self._ended_s - self._began_s, 3),
-            ended_because=self._reason,
-            silences=[asdict(silence) for silence in self._silences],
-            clock_jumps=[asdict(jump) for jump in self._notes.jumps],
-            slowest_sync_s=round(self._bag.slowest_sync_s, 3),
-            faults=self._faults,
-            lost=None,
-        )
+        if not self._files:
+            return
+        try:
+            write_manifest(
+                self.folder,
+                self._opening,
+                self._intake.record(),
+                self._files,
+                self._bag.digests,
+                ended=self._ended,
+                seconds=round(self._ended_s - self._began_s, 3),
+                ended_because=self._intake.reason,
+                silences=[asdict(silence) for silence in self._silences],
+                clock_jumps=[asdict(jump) for jump in self._notes.jumps],
+                slowest_sync_s=round(self._bag.slowest_sync_s, 3),
+                faults=self._intake.faults,
+                lost=None,
+            )
+        except OSError as fault:
+            self._intake.stop("", f"{self.folder} has no manifest: {fault}")
 
     def _check_room(self) -> None:
         """Before anything is made: whether the disk has room for a recording."""
