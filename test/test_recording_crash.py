@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rosbags.rosbag2 import Reader
 from stfm_ros.bags import BagReader, BagWriter
 from stfm_ros.cli import main
 from stfm_ros.errors import BagError
+from stfm_ros.recording.bag import CrashSafeBag
 from stfm_ros.recording.config import RecordingConfig, SelectionConfig, StorageConfig
 from stfm_ros.recording.ledger import read_ledger
 from stfm_ros.recording.recorder import Recorder
@@ -192,6 +194,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {here!r})
 import recorded_camera as rc
+from stfm_ros.recording.bag import CrashSafeBag
 from stfm_ros.recording.config import *
 from stfm_ros.recording.recorder import Recorder
 config = RecordingConfig(SelectionConfig(keep="all"), CompressionConfig(colour="raw", depth="raw", chunks="none"),
@@ -265,3 +268,30 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "No space left on device" in done.stdout
     check_full(tmp_path / "copy", done.stdout)
+
+
+def test_a_fault_of_the_recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written before it is kept; callbacks go on and are counted."""
+    real, calls = CrashSafeBag.write, []
+
+    def broken(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) > 20:
+            raise RuntimeError("on purpose")
+        real(*arguments)
+
+    monkeypatch.setattr(CrashSafeBag, "write", broken)
+    recorder = Recorder(
+        tmp_path / "b", rc.TOPICS, replace(KEEP_ALL, storage=StorageConfig(keep_free_mb=16, flush_s=0.05))
+    )
+    for i in range(20):
+        rc.give(recorder, i)
+        time.sleep(0.02)
+    status = recorder.close()
+    assert status.reason == "fault of the recorder: RuntimeError: on purpose"
+    counts = counts_of(tmp_path / "b")
+    assert 0 < sum(counts.values()) <= 20
+    for tally in status.topics.values():
+        assert tally.taken == 20 and tally.waiting == 0
+        assert tally.written == counts.get(tally.recorded_as, 0)
+    assert status.topics["/camera/pose"].left_out["stopped"] > 0
