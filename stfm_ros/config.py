@@ -217,6 +217,31 @@ class OdometryConfig:
         maximum=10.0,
         live=True,
     )
+    depth_noise_m: float = option(
+        0.002,
+        "Standard deviation of a depth z is depth_noise_m + depth_noise_share z + depth_noise_quadratic z^2: its part "
+        "that is the same at any distance.",
+        unit="m",
+        minimum=0.0,
+        maximum=1.0,
+        live=True,
+    )
+    depth_noise_share: float = option(
+        0.005,
+        "See depth_noise_m: the part that grows with the depth, as that of a time-of-flight camera.",
+        minimum=0.0,
+        maximum=1.0,
+        live=True,
+    )
+    depth_noise_quadratic: float = option(
+        0.0,
+        "See depth_noise_m: the part that grows with the square of the depth. Of a stereo camera it is the disparity's "
+        "deviation over focal length times baseline (px / (px m)), of structured light as in the first Kinect 0.0015.",
+        unit="1/m",
+        minimum=0.0,
+        maximum=1.0,
+        live=True,
+    )
     allow_unscaled: bool = option(
         False, "Publish odometry without metric scale too; its unit is the first translation.", live=True
     )

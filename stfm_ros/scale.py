@@ -23,7 +23,7 @@ import numpy as np
 
 from stfm_ros.config import OdometryConfig, PoseConfig
 from stfm_ros.errors import ImageError
-from stfm_ros.geometry import estimate_metric_pose, estimate_relative_pose
+from stfm_ros.geometry import DepthNoise, estimate_metric_pose, estimate_relative_pose
 from stfm_ros.images import check_depth, decode_depth
 from stfm_ros.messages import valid_stamp_ns
 from stfm_ros.motion import exponential, inverse, logarithm
@@ -270,7 +270,7 @@ class DepthScale:
         found = self._depth(pair.stamp0_ns)
         if not isinstance(found, str):
             try:
-                return estimate_metric_pose(pair.matches, pair.camera0, pair.camera1, found, config)
+                return estimate_metric_pose(pair.matches, pair.camera0, pair.camera1, found, config, self._noise)
             except ImageError as fault:  # it is not of the image's size
                 found = str(fault)
         pose = estimate_relative_pose(pair.matches, pair.camera0, pair.camera1, config)
@@ -290,6 +290,11 @@ class DepthScale:
             except ImageError as fault:
                 self._kept = stamp, str(fault)
         return self._kept[1]
+
+    @property
+    def _noise(self) -> DepthNoise:
+        config = self.config
+        return DepthNoise(config.depth_noise_m, config.depth_noise_share, config.depth_noise_quadratic)
 
     @property
     def _slop_ns(self) -> int:

@@ -1,4 +1,5 @@
 """Two-view geometry on synthetic scenes whose motion is known."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -16,9 +17,7 @@ from stfm_ros.types import Camera, FloatArray, Matches, PoseStatus, RelativePose
 K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
 PINHOLE = Camera(640, 480, K)
 PLUMB_BOB = Camera(640, 480, K, "plumb_bob", np.array([-0.28, 0.07, 2e-4, 2e-5, 0.0]))
-RATIONAL = Camera(
-    640, 480, K, "rational_polynomial", np.array([0.4, -0.1, 1e-4, -2e-4, 0.01, 0.7, -0.05, 0.02])
-)
+RATIONAL = Camera(640, 480, K, "rational_polynomial", np.array([0.4, -0.1, 1e-4, -2e-4, 0.01, 0.7, -0.05, 0.02]))
 WIDE_K = np.array([[250.0, 0, 320], [0, 250, 240], [0, 0, 1]])
 FISHEYE = Camera(640, 480, WIDE_K, "equidistant", np.array([0.02, -0.01, 2e-3, -1e-3]))
 CAMERAS = {"none": PINHOLE, "plumb_bob": PLUMB_BOB, "rational_polynomial": RATIONAL, "equidistant": FISHEYE}
@@ -222,6 +221,38 @@ def test_more_noise_gives_more_covariance() -> None:
         poses = [estimate_relative_pose(make_scene(s, noise_px=noise).matches, PINHOLE, PINHOLE) for s in range(5)]
         traces.append(np.mean([np.trace(pose.covariance[3:, 3:]) for pose in poses]))
     assert 5 < traces[1] / traces[0] < 12  # 3 squared is 9, less what the floor of the noise adds
+
+
+def waves(scene: Scene, amplitude_px: float) -> Matches:
+    """The scene's matches with an error that repeats with the displacement, each 8 px."""
+    matches = scene.matches
+    moves = matches.keypoints1 - matches.keypoints0
+    return as_matches(matches.keypoints0, matches.keypoints1 + amplitude_px * np.cos(2 * np.pi * moves / 8))
+
+
+def deviation(matches: Matches, shared_error: float) -> float:
+    pose = estimate_relative_pose(matches, PINHOLE, PINHOLE, PoseConfig(shared_error=shared_error))
+    assert pose.status.has_translation
+    return float(np.sqrt(np.trace(pose.covariance[3:, 3:])))
+
+
+def test_errors_that_repeat_with_the_displacement_are_found_in_the_pair() -> None:
+    """Where displacements differ, what is known beforehand gives way to what the residuals show: of independent noise
+    nothing is made, of a wave more than its size in the residuals."""
+    clean, wavy = [], []
+    for seed in range(3):
+        scene = make_scene(seed, n=400, noise_px=0.3)
+        clean.append(deviation(scene.matches, 0.4) / deviation(scene.matches, 0.0))
+        matches = waves(scene, 0.4)
+        wavy.append(deviation(matches, 0.4) / deviation(matches, 0.0))
+    assert 1.0 < np.median(clean) < 1.35
+    assert np.median(wavy) > np.median(clean)
+
+
+def test_errors_that_no_residual_can_show_are_believed() -> None:
+    """All matches moved by nearly the same: the wave looks like motion."""
+    alike, apart = (make_scene(3, n=400, noise_px=0.2, turn_deg=0.0, baseline=length).matches for length in (0.03, 0.6))
+    assert deviation(alike, 0.4) / deviation(alike, 0.0) > 1.5 * deviation(apart, 0.4) / deviation(apart, 0.0)
 
 
 # -- what gives no full pose, and why ----------------------------------------------------------------

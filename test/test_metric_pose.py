@@ -175,6 +175,30 @@ def test_the_same_matches_give_the_same_pose() -> None:
     assert np.array_equal(first.t, second.t) and np.array_equal(first.covariance, second.covariance)
 
 
+def test_depth_without_any_noise_is_taken_at_its_word() -> None:
+    pose = estimate(make_depth_scene(12), noise=DepthNoise(0.0, 0.0, 0.0))
+    check_sound(pose, 200)
+    assert pose.metric and np.linalg.norm(pose.t) == pytest.approx(0.4, rel=1e-3)
+
+
+def test_noise_of_depth_does_not_shorten_the_motion() -> None:
+    """Before a wall with a relief of 5 %, noise of 2 % that is taken for relief would cost a tenth of the length."""
+    lengths = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        pixels0 = np.floor(rng.uniform([20, 20], [620, 460], (600, 2)))
+        column, row = pixels0.T.astype(int)
+        z = 4 + 0.2 * rng.standard_normal(600)
+        t = np.array([0.3, 0.1, 0.0])
+        points1 = np.column_stack([normalise_points(pixels0, PINHOLE), np.ones(600)]) * z[:, None] + t
+        depth0 = np.zeros((480, 640), np.float32)
+        depth0[row, column] = z * (1 + 0.02 * rng.standard_normal(600))
+        pixels1 = project(points1, PINHOLE) + 0.3 * rng.standard_normal((600, 2))
+        pose = estimate_metric_pose(as_matches(pixels0, pixels1), PINHOLE, PINHOLE, depth0, noise=DepthNoise(0.0, 0.02))
+        lengths.append(float(np.linalg.norm(pose.t)) / float(np.linalg.norm(t)))
+    assert np.mean(lengths) == pytest.approx(1.0, abs=0.02)
+
+
 # -- depth that is missing or wrong ------------------------------------------------------------------
 
 

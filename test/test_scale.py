@@ -186,6 +186,15 @@ def test_compressed_depth_gives_metres(form: str) -> None:
     assert pose.camera1_in_camera0[1] == pytest.approx([0.2, 0, 0], abs=0.01)
 
 
+def test_what_a_depth_camera_is_worth_can_be_said() -> None:
+    matcher, sigmas = Standin(points=150), []
+    for share in (0.005, 0.05):
+        scale = DepthScale(OdometryConfig(depth_noise_share=share))
+        scale.take(depth(0, scene(matcher, 0)))
+        sigmas.append(float(np.sqrt(run(scale, [0, 10], matcher)[1].pose.covariance[0, 0])))
+    assert sigmas[1] > 1.2 * sigmas[0]
+
+
 def test_a_still_camera_needs_no_length() -> None:
     pose = run(OdometryScale(CONFIG), [3, 3])[1].pose
     assert pose.status is PoseStatus.STATIC and not pose.metric and "length" not in pose.reason

@@ -13,7 +13,7 @@ from functools import partial
 import cv2
 import numpy as np
 
-from stfm_ros.config import PoseConfig
+from stfm_ros.config import OdometryConfig, PoseConfig
 from stfm_ros.errors import ImageError
 from stfm_ros.geometry.noise import SCALE, Alike, estimate_covariance, noise_px
 from stfm_ros.geometry.rays import Rays, angles, moves_px, skew
@@ -37,13 +37,12 @@ DEPTH_SIGMAS = 3.0
 class DepthNoise:
     """Standard deviation of a depth z in metres: ``offset_m + share z + quadratic z^2``.
 
-    The defaults suit a time-of-flight camera; a stereo camera has ``quadratic = disparity noise / (focal baseline)``,
-    structured light of the Kinect's kind about 0.0015.
+    The settings ``odometry.depth_noise_*`` say what other sensors than a time-of-flight camera have.
     """
 
-    offset_m: float = 0.002
-    share: float = 0.005
-    quadratic: float = 0.0
+    offset_m: float = OdometryConfig.depth_noise_m
+    share: float = OdometryConfig.depth_noise_share
+    quadratic: float = OdometryConfig.depth_noise_quadratic
 
     def sigma_m(self, depth_m: FloatArray) -> FloatArray:
         """(n,) of depths (n,)."""
@@ -223,8 +222,9 @@ class _Points:
         residuals = self.linearise(along, R, t)[0]
         deviation = np.sqrt(self.sigma_px**2 + (along**2).sum(axis=0))
         corrected = np.clip(-(along * residuals).sum(axis=0) / deviation, -DEPTH_SIGMAS, DEPTH_SIGMAS)
-        depth = np.maximum(self.X0[:, 2] + corrected * self.sigma_z, 0.5 * self.X0[:, 2])
-        corrected = (depth - self.X0[:, 2]) / self.sigma_z
+        nearest = -0.5 * self.X0[:, 2] / np.maximum(self.sigma_z, 1e-12)  # half of its depth at least is left
+        corrected = np.maximum(corrected, nearest)
+        depth = self.X0[:, 2] + corrected * self.sigma_z
         return replace(self, X0=self.rays.x0 * depth[:, None], corrected=corrected)
 
     def minimise(self, R: FloatArray, t: FloatArray, scale: float, rounds: int, enough: float) -> Motion:
