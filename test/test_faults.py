@@ -254,7 +254,7 @@ def test_an_image_waits_for_its_own_calibration_where_the_camera_stamps_both_ali
         stamp = SimpleNamespace(sec=int(name[1:]), nanosec=0)
         message = SimpleNamespace(name=name, header=SimpleNamespace(stamp=stamp))
         (calibrations.take_image if name.startswith("i") else calibrations.take_info)(message)
-    calibrations.flush()
+    calibrations.give_up()
     assert " ".join(found) == paired
 
 

@@ -3,7 +3,7 @@
 Topics overtake each other: most drivers publish an image first and its camera_info after it, and DDS promises an order
 within a topic alone. An image that was paired with the calibration before its own is wrong wherever that changes:
 zoom, focus, resolution. So where the camera is known to stamp both alike, an image waits for its own calibration, at
-most until the next image comes.
+most until the next image comes, and :data:`WAIT_S`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 Stamp = tuple[int, int]
+#: drivers send both within a millisecond or two; a busy computer takes longer to hand them over
+WAIT_S = 0.1
 #: calibrations that are kept for images that come late
 _KEPT = 10
 Deliver = Callable[[Any, Any, float], None]
@@ -25,10 +27,12 @@ class Calibrations:
     Args:
         deliver: called with each image, its calibration (None where there was none yet) and the time of its receipt
             (time.monotonic), in the order of receipt.
+        waits: called when an image begins to wait: call :meth:`give_up` after :data:`WAIT_S`.
     """
 
-    def __init__(self, deliver: Deliver) -> None:
+    def __init__(self, deliver: Deliver, waits: Callable[[], None] = lambda: None) -> None:
         self._deliver = deliver
+        self._waits = waits
         self._infos: deque[Any] = deque(maxlen=_KEPT)
         self._waiting: tuple[Any, float] | None = None
         self._last: Stamp | None = None  # of an image that went without its own
@@ -37,15 +41,14 @@ class Calibrations:
     def take_image(self, msg: Any) -> None:
         """An image came in."""
         received_s = time.monotonic()
-        if self._waiting is not None:  # its own was lost
-            self._alike = False
-            self.flush()
+        self.give_up()
         stamp = _stamp(msg)
         own = next((info for info in reversed(self._infos) if _stamp(info) == stamp), None)
         if own is not None:
             self._alike = True
         elif self._alike and stamp > _stamp(self._infos[-1]):
             self._waiting = msg, received_s
+            self._waits()
             return
         else:
             self._last = stamp
@@ -58,19 +61,24 @@ class Calibrations:
             return  # of an image before: the one that waits has its own still to come
         self._infos.append(msg)
         if self._waiting is not None:
-            self.flush()
+            self._release()
         elif stamp == self._last:
             self._alike = True
+
+    def give_up(self) -> None:
+        """Let the image that waits go with what there is: its own calibration was lost, or there is none."""
+        if self._waiting is not None:
+            self._alike = False
+            self._release()
 
     @property
     def _newest(self) -> Any:
         return self._infos[-1] if self._infos else None
 
-    def flush(self) -> None:
-        """Let the image that waits go with what there is."""
-        if self._waiting is not None:
-            waiting, self._waiting = self._waiting, None
-            self._deliver(waiting[0], self._newest, waiting[1])
+    def _release(self) -> None:
+        assert self._waiting is not None
+        waiting, self._waiting = self._waiting, None
+        self._deliver(waiting[0], self._newest, waiting[1])
 
 
 def _stamp(msg: Any) -> Stamp:

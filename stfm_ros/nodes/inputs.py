@@ -8,6 +8,7 @@ from typing import Any
 
 from geometry_msgs.msg import TwistStamped
 from nav_msgs.msg import Odometry
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -16,8 +17,8 @@ from stfm_ros.config import AppConfig
 from stfm_ros.errors import ImageError, StfmError
 from stfm_ros.frames import Frame
 from stfm_ros.messages import camera_info_topic
-from stfm_ros.nodes.calibrations import Calibrations
-from stfm_ros.nodes.subscription import subscribe_guarded
+from stfm_ros.nodes.calibrations import WAIT_S, Calibrations
+from stfm_ros.nodes.subscription import guarded, subscribe_guarded
 from stfm_ros.nodes.synchronise import depth_pairs
 from stfm_ros.nodes.watchdog import InputWatch
 from stfm_ros.scale import DepthScale, ScaleSource
@@ -58,7 +59,11 @@ class Inputs:
         self._on_frame = on_frame
         self._scale = scale
         self._fault = fault
-        self._calibrations = Calibrations(self._deliver)
+        self._patience = node.create_timer(
+            WAIT_S, guarded(self._give_up, fault, "the image"), clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+        self._patience.cancel()
+        self._calibrations = Calibrations(self._deliver, self._patience.reset)
         self._watches: list[InputWatch] = []
         self._subscriptions: list[Any] = []
         # What waits is kept by the worker, which counts what it drops. A queue of one here would drop without a word
@@ -117,7 +122,8 @@ class Inputs:
 
     def close(self) -> None:
         """Unsubscribe."""
-        self._calibrations.flush()
+        self._calibrations.give_up()
+        self._node.destroy_timer(self._patience)
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 
@@ -133,6 +139,10 @@ class Inputs:
             with suppress(ImageError):  # of its stamp, which whoever takes the image tells
                 self._scale.take_image(msg.header)
         self._calibrations.take_image(msg)
+
+    def _give_up(self) -> None:
+        self._patience.cancel()  # until the next image waits
+        self._calibrations.give_up()
 
     def _deliver(self, image: Any, info: Any, received_s: float) -> None:
         self._on_frame(Frame(image, info, received_s))
