@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from malformed import camera_infos, compressed_images, images, odometries, record, twists
 
@@ -27,13 +27,14 @@ MESSAGES = int(os.environ.get("STFM_FUZZ", 10_000))
 BATCH = 10
 
 
-def drawn(share: float) -> settings:
-    """Settings that draw this share of all messages."""
+def drawn(share: float, shrink: bool = True) -> settings:
+    """Settings that draw this share of all messages; shrinking what fails takes minutes where a node is asked."""
     return settings(
         max_examples=max(10, round(MESSAGES * share)),
         derandomize="STFM_FUZZ" not in os.environ,
         database=None,
         deadline=None,
+        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
 
