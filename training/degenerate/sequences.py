@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from stfm_ros.types import ByteArray, Camera, FloatArray
 from stfm_training.raster import Face, Light, Raster, Rendering
@@ -139,7 +141,7 @@ def _tile(rng: Generator) -> Texture:
 # -- the camera -----------------------------------------------------------------------------------------------------
 
 
-def _expose(rng: Generator, picture: ByteArray | FloatArray, gain: float = 1.0, noise: float = NOISE) -> ByteArray:
+def _expose(rng: Generator, picture: NDArray[Any], gain: float = 1.0, noise: float = NOISE) -> ByteArray:
     values = gain * np.asarray(picture, np.float32) + rng.normal(0, noise, picture.shape).astype(np.float32)
     exposed: ByteArray = np.rint(values).clip(0, 255).astype(np.uint8)
     return exposed
