@@ -251,9 +251,9 @@ class OdometryConfig:
     )
     path_length: int = option(1000, "Poses that are kept for the path.", minimum=2, maximum=100000)
     covariance_factor: float = option(
-        1.0,
-        "Factor on the covariance of each relative pose before it is chained: what recordings show beyond what single "
-        "poses claim (docs/odometry.md).",
+        7.0,
+        "Factor on the covariance of each relative pose before it is chained: how much more than they claim poses of "
+        "recordings err (docs/odometry.md).",
         minimum=0.01,
         maximum=1000.0,
         live=True,

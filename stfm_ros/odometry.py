@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 OPTICAL_IN_BODY: FloatArray = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 #: variance that says that nothing is known, as in rtabmap
 UNKNOWN = 9999.0
+#: settings of ``odometry.scale`` by which the matches tell the length too
+FROM_MATCHES = ("depth", "stereo")
 #: depth of a scene that was never triangulated, which tells how far a camera may move unseen
 _FAR = 10.0
 #: poses further apart give no twist
@@ -148,7 +150,11 @@ class Odometer:
         motion = np.eye(4)
         motion[:3, :3], motion[:3, 3] = R, placed.length * direction
         units = np.repeat([placed.length, 1.0], 3)
-        covariance: FloatArray = self.config.covariance_factor * track.pose.covariance * np.outer(units, units)
+        stretch = np.sqrt(self.config.covariance_factor) * np.eye(6)
+        if self.config.scale not in FROM_MATCHES:  # the length has an error of its own
+            along = direction / max(float(np.linalg.norm(direction)), 1e-12)
+            stretch[:3, :3] += (1 - stretch[0, 0]) * np.outer(along, along)
+        covariance: FloatArray = stretch @ (track.pose.covariance * np.outer(units, units)) @ stretch
         if placed.length:
             covariance[:3, :3] += (placed.share * placed.length) ** 2 * np.outer(direction, direction)
         else:  # it may have moved by what cannot be seen

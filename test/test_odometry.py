@@ -19,7 +19,7 @@ RNG = np.random.default_rng(7)
 POINTS = np.column_stack([RNG.uniform(-3, 3, 200), RNG.uniform(-2, 2, 200), RNG.uniform(4, 9, 200)])
 STEP_NS = 100_000_000
 NOISE = np.diag([0.01, 0.01, 0.02, 0.002, 0.003, 0.001]) ** 2
-METRIC = OdometryConfig(scale="depth")
+METRIC = OdometryConfig(scale="depth", covariance_factor=1.0)
 
 
 def camera_at(i: int) -> FloatArray:
@@ -196,3 +196,15 @@ def test_the_covariance_of_pairs_can_be_made_honest() -> None:
     np.testing.assert_allclose(larger.covariance, 4 * plain.covariance)
     np.testing.assert_allclose(larger.twist_covariance, 4 * plain.twist_covariance)
     np.testing.assert_allclose(larger.pose, plain.pose)
+
+
+def test_the_length_of_another_sensor_keeps_its_own_error() -> None:
+    found = [Odometer(OdometryConfig(scale="odometry", covariance_factor=factor)) for factor in (1.0, 9.0)]
+    plain, larger = (odometer.add(track(0, 3), CAMERA) for odometer in found)
+    assert plain is not None and larger is not None
+    along = plain.pose[:3, 3] / np.linalg.norm(plain.pose[:3, 3])
+    across = np.array([-along[1], along[0], 0.0])
+    for axis, factor in ((along, 1.0), (across, 9.0)):
+        before, after = (axis @ one.covariance[:3, :3] @ axis for one in (plain, larger))
+        assert after == pytest.approx(factor * before)
+    np.testing.assert_allclose(larger.covariance[3:, 3:], 9 * plain.covariance[3:, 3:])
