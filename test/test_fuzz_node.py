@@ -30,7 +30,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
-from ros_bench import environment, observer, running
+from ros_bench import DEADLINE_S, environment, observer, running
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from test_fuzz import MESSAGES, drawn
 
@@ -129,7 +129,7 @@ class Rig:
         assert self.count("fault.image") + self.count("fault.stamp") >= self.count("failed"), values["last_error"]
         for kind in ("fault.internal", "fault.tracker"):
             assert kind not in values, values["last_error"]
-        assert self.results() == before + 2, values["last_error"]
+        assert self.results() >= before + 2, values["last_error"]
         assert len(values["last_error"]) < 3000
 
     def _until_done(self) -> None:
@@ -257,11 +257,13 @@ def test_a_node_on_the_wire_outlives_them() -> None:
         def good_images() -> None:
             nonlocal stamp_ns
             before = watch.count("processed") - watch.count("failed")
-            publishers[CameraInfo].publish(info_message(stamp_ns))
-            for _ in range(2):
+            deadline = time.monotonic() + DEADLINE_S
+            while watch.count("processed") - watch.count("failed") < before + 2:
+                assert time.monotonic() < deadline, watch.values
                 stamp_ns += 10_000_000_000
+                publishers[CameraInfo].publish(info_message(stamp_ns))
                 publishers[Image].publish(image_message(stamp_ns))
-            watch.until("result", lambda: watch.count("processed") - watch.count("failed") >= before + 2)
+                time.sleep(0.3)
 
         good_images()
         memory = node.rss_mb()
