@@ -447,19 +447,17 @@ def plot(samples: list[dict[str, float]], out: Path) -> None:
     figure, axes = pyplot.subplots(3, 1, figsize=(9, 7), sharex=True, layout="constrained")
     axes[0].plot(minutes, [sample["rss_mb"] for sample in samples], color="tab:blue")
     axes[0].set_ylabel("resident memory, MB")
-    axes[0].set_ylim(bottom=0)
     for name, colour in (("threads", "tab:blue"), ("descriptors", "tab:orange")):
         axes[1].plot(minutes, [sample[name] for sample in samples], color=colour, label=name)
-    axes[1].set_ylim(bottom=0)
     axes[1].legend(loc="lower right")
     axes[1].set_ylabel("number")
     for name, colour in (("latency_p95_ms", "tab:orange"), ("latency_p50_ms", "tab:blue")):
         axes[2].plot(minutes, [sample[name] for sample in samples], color=colour, label=name[8:11])
-    axes[2].set_ylim(bottom=0)
     axes[2].legend(loc="upper right")
     axes[2].set_ylabel("image sent to pose here, ms")
     axes[2].set_xlabel("minutes")
     for one in axes:
+        one.set_ylim(0, 1.15 * one.get_ylim()[1])
         one.grid(alpha=0.3)
     figure.savefig(out, dpi=110)
 
@@ -471,7 +469,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--rate", type=float, default=20.0, help="images per second")
     parser.add_argument("--model", default="", help="weights; a fake network where it is not given")
+    parser.add_argument("--plot", action="store_true", help="only plot again what lies in --out, and judge its samples")
     options = parser.parse_args()
+    if options.plot:
+        with (options.out / "samples.csv").open(newline="") as file:
+            samples = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        plot(samples, options.out / "soak.png")
+        print(json.dumps(judge(samples), indent=1))
+        return 0
     options.out.mkdir(parents=True, exist_ok=True)
     os.environ.update({key: value for key, value in environment().items() if key.startswith(("ROS_", "FASTRTPS"))})
     rclpy.init()
