@@ -11,7 +11,7 @@ import pytest
 from test_tracker import CAMERA, STEP_NS, Standin, image
 
 from stfm_ros import messages
-from stfm_ros.config import AppConfig, OdometryConfig
+from stfm_ros.config import AppConfig, OdometryConfig, TrackerConfig
 from stfm_ros.errors import ImageError
 from stfm_ros.odometry import OPTICAL_IN_BODY
 from stfm_ros.scale import DepthScale, OdometryScale, ScaleSource, TwistScale
@@ -127,7 +127,8 @@ def scene(matcher: Standin, number: int) -> FloatArray:
 def test_depth_gives_metres_whenever_it_comes() -> None:
     matcher = Standin(points=150)
     scale = DepthScale(CONFIG)
-    tracker = Tracker(matcher, AppConfig(), scale)
+    keeps = TrackerConfig(keyframe_inliers=20, keyframe_parallax_deg=45.0)  # its reference, all along
+    tracker = Tracker(matcher, AppConfig(tracker=keeps), scale)
     tracker.track(image(0), CAMERA, 0, "camera")
     scale.take(depth(5_000_000, scene(matcher, 0)))  # 5 ms off, after its image
     for k in range(1, 60):  # more than are kept
