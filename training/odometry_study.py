@@ -12,6 +12,7 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -34,7 +35,8 @@ from stfm_training.calibration.coverage import Coverage, coverage
 
 #: references that were passed
 LENGTHS = (1, 2, 4, 8, 16)
-Step = Callable[[int, int], None]
+#: called with ``completed`` and ``total``, as a progress bar's update
+Step = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def tracks_of(bag: Path, matcher: NamedMatcher, config: AppConfig, step: Step) -
     def watch(track: Track | None, done: int, total: int) -> None:
         if track is not None:
             tracks.append(replace(track, image0=nothing, image1=nothing))
-        step(done, total)
+        step(completed=done, total=total)
 
     return run_bag(bag, matcher, config, watch=watch).placed, tracks
 
@@ -167,10 +169,8 @@ def main() -> None:
     for bag in options.bag:
         truth = true_trajectory(bag, POSE_TOPIC)
         with Progress(console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task(bag.name, total=None)
-            placed, tracks = tracks_of(
-                bag, matcher, config, lambda done, total, task=task: bar.update(task, completed=done, total=total)
-            )
+            update = partial(bar.update, bar.add_task(bag.name, total=None))
+            placed, tracks = tracks_of(bag, matcher, config, update)
         found = claims(tracks, truth, config, options.truth_deg, options.truth_m)
         show(bag.name, found)
         draw({options.model: compare(placed, truth, with_scale=False)}, bag.stem, options.out / f"{bag.stem}.png")
