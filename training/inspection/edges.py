@@ -167,30 +167,32 @@ def align(maps: Sequence[EdgeMap]) -> Alignment | None:
     )
 
 
-def lag_maps(image: ByteArray, following: ByteArray, depth: Float32Array) -> tuple[list[EdgeMap], float] | None:
+def lag_maps(
+    before: ByteArray, image: ByteArray, after: ByteArray, depth: Float32Array
+) -> tuple[list[EdgeMap], float] | None:
     """Agreement by displacement for each of :data:`LAGS`, and the median motion in pixels, of one frame.
 
     Args:
-        image, following: (H, W, 3) RGB, of this frame and of the next.
+        before, image, after: (H, W, 3) RGB, of this frame and of its neighbours in time.
         depth: as of :func:`edge_map`.
     """
     small, shrunk, px = _sized(image, depth, _LAG_WIDTH)
-    after = _sized(following, depth, _LAG_WIDTH)[0]
-    flow = optical_flow(small, after)
+    back, ahead = (optical_flow(small, _sized(other, depth, _LAG_WIDTH)[0]) for other in (before, after))
     edges, normals = depth_edges(shrunk), image_normals(small)
     y, x = np.mgrid[: small.shape[0], : small.shape[1]].astype(np.float32)
     maps = []
     for lag in LAGS:
-        # depth of a later frame is displaced by the flow: it is brought back to this one
+        # depth of another frame is displaced by the flow: it is brought back to this one
+        flow = abs(lag) * (ahead if lag > 0 else back)
         moved = tuple(
-            np.asarray(cv2.remap(part, x + lag * flow[..., 0], y + lag * flow[..., 1], cv2.INTER_NEAREST), np.float32)
+            np.asarray(cv2.remap(part, x + flow[..., 0], y + flow[..., 1], cv2.INTER_NEAREST), np.float32)
             for part in edges
         )
         one = _map((moved[0], moved[1]), normals, REACH_PX // 2, px)
         if one is None:
             return None
         maps.append(one)
-    return maps, float(np.median(np.linalg.norm(flow, axis=2))) * px
+    return maps, float(np.median(np.linalg.norm(ahead, axis=2))) * px
 
 
 def find_lag(frames: Sequence[tuple[list[EdgeMap], float]]) -> Lag | None:

@@ -283,14 +283,14 @@ def _poses(one: Inspection, config: RecordingConfig) -> Iterator[Problem]:
             f"set --recording.depth_factor {known[0] if known else wanted:.3g} if the poses are in metres, else fix "
             "their unit",
         )
-    elif check.estimated >= 3 and check.moving < 3:
+    elif check.moving < 3:
         yield Problem(
             NOTE,
             "unit",
-            f"the camera moves too little between frames to compare depth with the poses ({check.moving} "
-            f"of {check.estimated} pairs)",
+            f"depth and the lengths of the poses were not compared: of {check.tried} pairs of frames {check.estimated} "
+            f"have enough matches, and {check.moving} of them move",
             "three pairs that move",
-            "walk sideways while recording to have it checked",
+            "walk sideways past textured things while recording to have it checked",
         )
     if check.angle_deg > ANGLE_DEG:
         yield Problem(

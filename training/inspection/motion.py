@@ -19,12 +19,14 @@ from stfm_ros.types import Camera, FloatArray
 from stfm_training.inspection.samples import Decoder, Sample, spread_rows
 from stfm_training.recordings.estimate import Rejected, estimate_motion
 
-#: pairs that are tried
-PAIRS = 8
+#: places where a pair is tried
+PAIRS = 12
 #: a pair is so far apart that the image moves by this share of its width
 APART = 0.12
-#: a translation shorter than this share of the median depth is mostly noise
-LEAST_BASELINE = 0.02
+#: frames later at most, and the turn between frames that look the same way
+LATEST, ALIKE_DEG = 40, 8.0
+#: a translation shorter than this share of the median depth is lost in the error of the rotation
+LEAST_BASELINE = 0.05
 
 
 @dataclass(frozen=True)
@@ -58,27 +60,27 @@ def check_poses(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PoseCheck:
     """Compare (n, 4, 4) poses, camera to world, with depth."""
-    pairs = _pairs(samples, len(poses), camera.width)
-    ratios, angles, turns, estimated = [], [], [], 0
-    for done, (i, j) in enumerate(pairs, 1):
-        try:
-            depth0, depth1 = decoder.depth(i), decoder.depth(j)
-            T = estimate_motion(sift(decoder.image(i), decoder.image(j)), depth0, depth1, camera)
-        except (Rejected, StfmError):
-            continue
-        finally:
-            progress(done, len(pairs))
-        estimated += 1
-        recorded = relative_motion(poses, i, j)
-        length = float(np.linalg.norm(T[:3, 3]))
-        if length > LEAST_BASELINE * float(np.median(depth0[depth0 > 0])):
-            ratios.append(length / max(float(np.linalg.norm(recorded[:3, 3])), 1e-9))
-        angles.append(abs(rotation_angle_deg(T[:3, :3]) - rotation_angle_deg(recorded[:3, :3])))
-        turns.append(rotation_angle_deg(T[:3, :3] @ recorded[:3, :3].T))
+    tries = _tries(samples, poses, camera.width)
+    ratios, angles, turns = [], [], []
+    for done, pairs in enumerate(tries, 1):
+        for i, j in pairs:
+            try:
+                depth0, depth1 = decoder.depth(i), decoder.depth(j)
+                T = estimate_motion(sift(decoder.image(i), decoder.image(j)), depth0, depth1, camera)
+            except (Rejected, StfmError):
+                continue
+            recorded = relative_motion(poses, i, j)
+            length = float(np.linalg.norm(T[:3, 3]))
+            if length > LEAST_BASELINE * float(np.median(depth0[depth0 > 0])):
+                ratios.append(length / max(float(np.linalg.norm(recorded[:3, 3])), 1e-9))
+            angles.append(abs(rotation_angle_deg(T[:3, :3]) - rotation_angle_deg(recorded[:3, :3])))
+            turns.append(rotation_angle_deg(T[:3, :3] @ recorded[:3, :3].T))
+            break
+        progress(done, len(tries))
     low, middle, high = np.percentile(ratios, (25, 50, 75)) if len(ratios) >= 3 else (np.nan,) * 3
     return PoseCheck(
-        len(pairs),
-        estimated,
+        len(tries),
+        len(angles),
         len(ratios),
         float(middle),
         float(low),
@@ -88,12 +90,23 @@ def check_poses(
     )
 
 
-def _pairs(samples: list[Sample], length: int, width: int) -> list[tuple[int, int]]:
-    """Rows, the second so much later that the image has moved on, as far as the flow there can tell."""
-    pairs = []
-    for k in spread_rows(len(samples), PAIRS):
-        flow = samples[k].flow_px
-        gap = int(np.clip(APART * width / flow, 1, 30)) if np.isfinite(flow) and flow > 0 else 1
-        if samples[k].row + gap < length:
-            pairs.append((samples[k].row, samples[k].row + gap))
-    return pairs
+def _tries(samples: list[Sample], poses: FloatArray, width: int) -> list[list[tuple[int, int]]]:
+    """Rows to compare, each with what to try where the first pair gives no motion.
+
+    Half of them are so far apart that the image has moved on, as far as the flow there can tell; before that, the
+    others are as far apart as the poses go without turning, where a camera that turns to and fro comes by again.
+    """
+    tries = []
+    for k, at in enumerate(spread_rows(len(samples), PAIRS)):
+        row, flow = samples[at].row, samples[at].flow_px
+        later = np.arange(row + 1, min(row + 1 + LATEST, len(poses)))
+        if len(later) == 0:
+            continue
+        gap = int(np.clip(APART * width / flow, 1, len(later))) if np.isfinite(flow) and flow > 0 else 1
+        pairs = [(row, row + gap)]
+        alike = [j for j in later.tolist() if rotation_angle_deg(relative_motion(poses, row, j)[:3, :3]) < ALIKE_DEG]
+        if k % 2 and alike:
+            far = [float(np.linalg.norm(poses[j, :3, 3] - poses[row, :3, 3])) for j in alike]
+            pairs.insert(0, (row, alike[int(np.argmax(far))]))
+        tries.append(pairs)
+    return tries

@@ -156,10 +156,12 @@ def spread_rows(length: int, count: int) -> list[int]:
 def _look_at(row: int, decoder: Decoder, selection: Selection, found: Samples, pictured: bool) -> None:
     image = decoder.image(row)
     height, width = image.shape[:2]
-    following = _following(row, decoder, selection, image)
-    after, step_s = following or (None, float("nan"))
+    before, after = (_neighbour(row + step, decoder, selection, image) for step in (-1, 1))
+    step_s = float("nan") if after is None else float(selection.stamps_ns[row + 1] - selection.stamps_ns[row]) / 1e9
     depth, facts = _depth(row, decoder, selection, image)
-    lags = lag_maps(image, after, depth) if depth is not None and after is not None else None
+    lags = None
+    if before is not None and after is not None and depth is not None:
+        lags = lag_maps(before, image, after, depth)
     flow_px = lags[1] if lags else _flow_px(image, after) if after is not None else float("nan")
     second = float(selection.stamps_ns[row] - selection.stamps_ns[0]) / 1e9
     found.frames.append(
@@ -184,12 +186,12 @@ def _look_at(row: int, decoder: Decoder, selection: Selection, found: Samples, p
         found.shown.append(Shown(image, depth, second))
 
 
-def _following(row: int, decoder: Decoder, selection: Selection, image: ByteArray) -> tuple[ByteArray, float] | None:
-    if row + 1 >= len(selection):
+def _neighbour(row: int, decoder: Decoder, selection: Selection, image: ByteArray) -> ByteArray | None:
+    """The image of a row; None where there is none of the same size."""
+    if not 0 <= row < len(selection):
         return None
-    after = decoder.image(row + 1)
-    step_s = float(selection.stamps_ns[row + 1] - selection.stamps_ns[row]) / 1e9
-    return (after, step_s) if after.shape == image.shape else None
+    other = decoder.image(row)
+    return other if other.shape == image.shape else None
 
 
 def _depth(

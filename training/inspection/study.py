@@ -2,7 +2,8 @@
 
     python -m stfm_training.inspection.study hololens.mcap tum.mcap --json study.jsonl
 
-Prints a row for each fault: of each bag the severity with which one of the expected checks told it, or a dash.
+Prints a row for each fault: of each bag the severity with which one of the expected checks told it; else the check that
+called the bag useless for another reason; or a dash.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from stfm_ros.errors import StfmError
 from stfm_training.inspection.faults import FAULTS, corrupt
 from stfm_training.inspection.inspection import FRAMES, inspect_bag
+from stfm_training.inspection.problem import ERROR
 
 
 def measure(bag: Path, name: str, folder: Path, frames: int) -> dict[str, Any]:
@@ -54,7 +56,8 @@ def main() -> None:
                     with options.json.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(result) + "\n")
                 others = ", ".join(f"{check} ({severity})" for severity, check, _ in result["told"])
-                cells.append((result["found"] or "-") if FAULTS[name].checks else others or "nothing")
+                instead = next((f"only {check}" for severity, check, _ in result["told"] if severity == ERROR), "-")
+                cells.append((result["found"] or instead) if FAULTS[name].checks else others or "nothing")
             print(f"| {name} | {' | '.join(cells)} |")
             sys.stdout.flush()
 

@@ -84,11 +84,13 @@ def _motion(one: Inspection) -> list[tuple[str, str]]:
     if math.isfinite(flow):
         rows.append(("motion", f"{flow:.1f} px ({low:.1f} to {high:.1f}) from one image to the next"))
     if (check := one.pose_check) is not None:
+        span = f"{_number(check.scale_low, '.3g')} to {_number(check.scale_high, '.3g')}"
+        told = f"depth moves {_number(check.scale, '.3g')} times as far ({span})"
+        length = told if math.isfinite(check.scale) else "too little motion to compare lengths"
         rows.append(
             (
                 "poses",
-                f"{one.selection.poses_from}; depth moves {_number(check.scale, '.3g')} times as far "
-                f"({_number(check.scale_low, '.3g')} to {_number(check.scale_high, '.3g')}), turns differ by "
+                f"{one.selection.poses_from}; {length}; turns differ by "
                 f"{_number(check.angle_deg, '.2f')} deg, axes by {_number(check.turn_deg, '.2f')} deg; "
                 f"{check.estimated} of {check.tried} pairs",
             )
