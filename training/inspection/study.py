@@ -19,7 +19,7 @@ from typing import Any
 from stfm_ros.errors import StfmError
 from stfm_training.inspection.faults import FAULTS, corrupt
 from stfm_training.inspection.inspection import FRAMES, inspect_bag
-from stfm_training.inspection.problem import ERROR
+from stfm_training.inspection.problem import ERROR, NOTE
 
 
 def measure(bag: Path, name: str, folder: Path, frames: int) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def measure(bag: Path, name: str, folder: Path, frames: int) -> dict[str, Any]:
         usable = found.usable
     except StfmError as fault:
         told, usable = [("refused", "bag", str(fault))], False
-    finding = next((severity for severity, check, _ in told if check in made.checks), "")
+    finding = next((severity for severity, check, _ in told if check in made.checks and severity != NOTE), "")
     seconds = time.perf_counter() - began
     return {"bag": bag.stem, "fault": name, "found": finding, "usable": usable, "told": told, "seconds": seconds}
 
