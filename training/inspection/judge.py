@@ -92,7 +92,7 @@ def _clock(one: Inspection, config: RecordingConfig) -> Iterator[Problem]:
         yield Problem(
             WARNING,
             "clock",
-            f"from its stamp to its receipt depth takes {abs(apart):.0f} ms {'more' if apart > 0 else 'less'} than the image",
+            f"from stamp to receipt depth takes {abs(apart):.0f} ms {'more' if apart > 0 else 'less'} than the image",
             f"a difference below {APART_MS:g} ms",
             "check that both are stamped at exposure, by one clock; see lag",
         )
