@@ -122,7 +122,7 @@ class ShortSighted(Standin):
 
 
 def test_the_last_image_that_had_enough_in_common_becomes_the_keyframe() -> None:
-    settings: dict[str, object] = {"keyframe_parallax_deg": 90.0, "keyframe_age_s": 100.0}
+    settings: dict[str, object] = {"keyframe_inliers": 100, "keyframe_parallax_deg": 90.0, "keyframe_age_s": 100.0}
     tracks = run(tracker(ShortSighted(), **settings), list(range(0, 28, 2)))
     references = [track.reference_stamp_ns // STEP_NS for track in tracks]
     # the tenth place has 100 points in common with the first, the twelfth 40; and so on from the tenth
@@ -134,14 +134,14 @@ def test_the_last_image_that_had_enough_in_common_becomes_the_keyframe() -> None
 
 
 def test_a_sudden_change_is_bridged_by_the_image_before() -> None:
-    tracks = run(tracker(ShortSighted(wall=5), keyframe_parallax_deg=90.0), [0, 4, 6])
+    tracks = run(tracker(ShortSighted(wall=5), keyframe_inliers=100, keyframe_parallax_deg=90.0), [0, 4, 6])
     assert tracks[2].pose.status.has_translation and tracks[2].moved_on
     assert tracks[2].reference_stamp_ns == STEP_NS
     assert tracks[2].new_keyframe, "it is weak against the image before too: the next one goes by it"
 
 
 def test_a_keyframe_that_was_asked_for_is_taken_although_the_reference_moved_on() -> None:
-    tracking = tracker(ShortSighted(), keyframe_parallax_deg=90.0)
+    tracking = tracker(ShortSighted(), keyframe_inliers=100, keyframe_parallax_deg=90.0)
     run(tracking, [0, 10])
     tracking.renew()
     track = tracking.track(image(12), CAMERA, 2 * STEP_NS, "camera")
