@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -43,9 +44,10 @@ class NodeProcess:
     def __init__(self, *ros_args: str, pair_ms: float | None = 0.0, script: str = "fake_matcher_node.py") -> None:
         command = ["-m", "stfm_ros.nodes.matcher"] if pair_ms is None else [HERE / script, str(pair_ms)]
         arguments = ["--ros-args", *ros_args] if ros_args else []
+        self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115, as long as the process; a pipe that nobody empties would stop it
         self.process = subprocess.Popen(
             [sys.executable, *map(str, command), *arguments],
-            env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment(), stderr=subprocess.STDOUT, stdout=self._said, text=True,
         )  # fmt: skip
 
     def rss_mb(self) -> float:
@@ -57,8 +59,9 @@ class NodeProcess:
 
     def wait(self) -> tuple[int, str]:
         """Exit code and everything it said, once it ends by itself."""
-        out, err = self.process.communicate(timeout=DEADLINE_S)
-        return self.process.returncode, out + err
+        code = self.process.wait(timeout=DEADLINE_S)
+        self._said.seek(0)
+        return code, self._said.read()
 
     def stop(self) -> tuple[int, str]:
         """Exit code and everything it said, after an interrupt."""

@@ -146,7 +146,7 @@ class Bench:
         self.camera.kill()
         if self.node.process.poll() is None:
             self.node.process.kill()
-            self.node.process.communicate()
+            self.node.process.wait()
         self.listener.close()
 
 
