@@ -154,5 +154,5 @@ def test_matches_along_the_border_are_no_pose() -> None:
     pose = estimate_relative_pose(matches, CAMERA, CAMERA)
     assert pose.status is PoseStatus.FEW_MATCHES and not pose.inliers.any()
     assert pose.reason == (
-        "0 of 60 inliers lie away from the border of the image, fewer than 20: along it matches agree whatever is seen"
+        "only 0 of 60 inliers lie away from the border of the image: along it matches agree whatever is seen"
     )
