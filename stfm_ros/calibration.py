@@ -77,7 +77,9 @@ def _from_camera_calibration(values: Mapping[str, Any]) -> Camera:
     model = values.get("distortion_model", "plumb_bob")
     D = values.get("distortion_coefficients", {"data": []})["data"]
     size = {"width": values["image_width"], "height": values["image_height"]}
-    return _from_camera_info({"k": values["camera_matrix"]["data"], "d": D, "distortion_model": model, **size})
+    R, P = (values.get(name, {"data": []})["data"] for name in ("rectification_matrix", "projection_matrix"))
+    K = values["camera_matrix"]["data"]
+    return _from_camera_info({"k": K, "d": D, "r": R, "p": P, "distortion_model": model, **size})
 
 
 def _from_camera_info(values: Mapping[str, Any]) -> Camera:
@@ -86,5 +88,6 @@ def _from_camera_info(values: Mapping[str, Any]) -> Camera:
     fields = {name: lower[name] for name in ("width", "height", "k")}
     fields |= {name: lower.get(name) or 0 for name in ("binning_x", "binning_y")}
     fields |= {"d": lower.get("d") or [], "distortion_model": lower.get("distortion_model") or ""}
+    fields |= {"r": lower.get("r") or [0.0] * 9, "p": lower.get("p") or [0.0] * 12}
     fields["roi"] = SimpleNamespace(**roi)
     return camera_from_info(SimpleNamespace(**fields))
