@@ -6,20 +6,18 @@ others.
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from malformed import camera_infos, compressed_images, images, odometries, record, twists
 
 from stfm_ros.config import OdometryConfig
 from stfm_ros.errors import CameraError, ImageError
+from stfm_ros.fresh_process import run_fresh
 from stfm_ros.images import camera_from_info, check_depth, decode_depth, decode_image, fit, is_depth
 from stfm_ros.scale import OdometryScale, TwistScale
 
@@ -40,29 +38,28 @@ def drawn(share: float, shrink: bool = True) -> settings:
     )
 
 
-@pytest.fixture
-def flat_memory() -> Iterator[None]:
-    """The most memory that this process ever takes meanwhile stays near what it had."""
-    gc.collect()
-    gc.freeze()  # beside what other tests have left, Python would collect too rarely to tell
-    Path("/proc/self/clear_refs").write_text("5")  # begins VmHWM anew
-    before = memory_mb("VmRSS")
-    yield
-    grown = memory_mb("VmHWM") - before
-    gc.unfreeze()
-    assert grown < 300, (before, [line for line in Path('/proc/self/status').read_text().splitlines() if 'Rss' in line])
-
-
 def memory_mb(name: str) -> float:
     """Of this process."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) / 1024
 
 
-@pytest.mark.usefixtures("flat_memory")
+def test_decoders_give_pixels_or_their_own_error() -> None:
+    grown_mb = run_fresh(decode_all, environment={"PYTHONPATH": str(Path(__file__).parent)})
+    assert grown_mb < 300
+
+
+def decode_all() -> float:
+    """By how much memory the process grew at most; in one of its own, since others leave and take memory too."""
+    Path("/proc/self/clear_refs").write_text("5")  # begins VmHWM anew
+    before = memory_mb("VmRSS")
+    decode()
+    return memory_mb("VmHWM") - before
+
+
 @drawn(0.5 / BATCH)
 @given(st.lists(images() | images(("16UC1", "32FC1", "mono16")) | compressed_images(), min_size=BATCH, max_size=BATCH))
-def test_decoders_give_pixels_or_their_own_error(batch: list[dict[str, Any]]) -> None:
+def decode(batch: list[dict[str, Any]]) -> None:
     for fields in batch:
         msg = record(fields)
         is_depth(msg)
