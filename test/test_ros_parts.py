@@ -183,25 +183,27 @@ def test_the_worker_outlives_what_its_work_raises() -> None:
         seen.append(item)
         done.set()
 
-    worker = Worker(work, lambda: None, lambda fault: failed.append(str(fault)), room=3)
+    worker = Worker(work, lambda: None, lambda fault: failed.append(str(fault)))
+    worker.open(3)
     for item in range(3):
         worker.submit(item)
     assert done.wait(5)
-    assert worker.stop(5) and worker.busy_s == 0
+    assert worker.close(5) and worker.busy_s == 0
     assert failed == ["item 0", "item 1"] and seen == [2]
 
 
 def test_the_end_does_not_wait_for_ever_for_work_that_hangs() -> None:
     go = threading.Event()
     worker: Worker[int] = Worker(lambda item: assert_done(go.wait(10)), lambda: None, unexpected)
+    worker.open()
     worker.submit(0)
     while not worker.busy_s:
         time.sleep(0.001)
     time.sleep(0.05)
     assert worker.busy_s >= 0.05
-    assert not worker.stop(0.05)
+    assert not worker.close(0.05)
     go.set()
-    assert worker.stop(5)
+    assert worker.close(5)
 
 
 def assert_done(done: bool) -> None:
@@ -219,6 +221,7 @@ def test_the_worker_keeps_the_newest_and_drops_the_rest() -> None:
         assert go.wait(5)
 
     worker = Worker(work, lambda: dropped.append(1), unexpected)
+    worker.open()
     worker.submit(0)
     assert started.wait(5)
     for item in range(1, 10):
@@ -227,7 +230,7 @@ def test_the_worker_keeps_the_newest_and_drops_the_rest() -> None:
     deadline = time.monotonic() + 5
     while len(seen) < 2 and time.monotonic() < deadline:
         time.sleep(0.001)
-    worker.stop()
+    worker.close()
     assert seen == [0, 9] and len(dropped) == 8
     worker.submit(10)
     assert len(dropped) == 9, "after the end everything is dropped"
@@ -244,10 +247,11 @@ def test_stopping_drops_what_waits_and_finishes_what_is_in_work() -> None:
         seen.append(item)
 
     worker = Worker(work, lambda: dropped.append(1), unexpected)
+    worker.open()
     worker.submit(0)
     assert started.wait(5)
     worker.submit(1)
-    worker.stop()
+    worker.close()
     assert seen == [0] and len(dropped) == 1
 
 
@@ -261,7 +265,8 @@ def test_a_worker_with_room_keeps_the_order_and_drops_the_oldest() -> None:
         started.set()
         assert go.wait(5)
 
-    worker = Worker(work, lambda: dropped.append(1), unexpected, room=3)
+    worker = Worker(work, lambda: dropped.append(1), unexpected)
+    worker.open(3)
     worker.submit(0)
     assert started.wait(5)
     for item in range(1, 6):
@@ -270,8 +275,24 @@ def test_a_worker_with_room_keeps_the_order_and_drops_the_oldest() -> None:
     deadline = time.monotonic() + 5
     while len(seen) < 4 and time.monotonic() < deadline:
         time.sleep(0.001)
-    worker.stop()
+    worker.close()
     assert seen == [0, 3, 4, 5] and len(dropped) == 2
+
+
+def test_every_opening_is_worked_on_by_the_same_thread_until_the_end() -> None:
+    seen: list[tuple[int, int]] = []
+    worker = Worker(lambda item: seen.append((item, threading.get_ident())), lambda: None, unexpected)
+    for item in range(3):
+        worker.open()
+        worker.submit(item)
+        while len(seen) <= item:
+            time.sleep(0.001)
+        assert worker.close(5)
+    assert [item for item, _ in seen] == [0, 1, 2] and len({thread for _, thread in seen}) == 1
+    (thread,) = [one for one in threading.enumerate() if one.ident == seen[0][1]]
+    worker.end()
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 def test_the_counts_add_up() -> None:

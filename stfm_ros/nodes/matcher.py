@@ -71,6 +71,7 @@ class MatcherNode(LifecycleNode):
         self._throttle = Throttle(LOG_PERIOD_S)
         self._outputs: Outputs | None = None
         self._inputs: Inputs | None = None
+        self._worker = Worker(self._process, lambda: self._statistics.drop(), self._broken)
         self.autostart = params.declare(self).node.autostart
         params.guard(self, may_change=lambda: self._outputs is None, apply=self._reconfigure)
 
@@ -137,8 +138,7 @@ class MatcherNode(LifecycleNode):
         self._inputs = Inputs(
             self, self._config, self._receive, self._odometry.scale, self._fault, self._statistics.lose
         )
-        room = 1 if wanted.policy == "newest" else wanted.queue
-        self._worker = Worker(self._process, self._statistics.drop, self._broken, room)
+        self._worker.open(1 if wanted.policy == "newest" else wanted.queue)
         topics = filter(None, (self._inputs.image_topic, self._inputs.info_topic, self._inputs.scale_topic))
         self.get_logger().info(f"subscribed to {', '.join(topics)} (images {wanted.reliability})")
 
@@ -175,7 +175,12 @@ class MatcherNode(LifecycleNode):
             return True
         self._inputs.close()
         self._inputs = None
-        return self._worker.stop(patience_s)
+        return self._worker.close(patience_s)
+
+    def destroy_node(self) -> None:
+        """See rclpy; the thread ends as well."""
+        self._worker.end()
+        super().destroy_node()
 
     def _receive(self, frame: Frame) -> None:
         age_ns = self.get_clock().now().nanoseconds - messages.stamp_ns(frame.image.header)
