@@ -368,14 +368,21 @@ class Setting:
 
 
 def settings(cls: type, prefix: str = "") -> Iterator[Setting]:
-    """The leaves of a config class, in order, with dotted names; lists of records are not among them."""
-    hints = get_type_hints(cls)
-    for item in dataclasses.fields(cls):
-        name = prefix + item.name
-        if dataclasses.is_dataclass(hints[item.name]):
-            yield from settings(hints[item.name], name + ".")
+    """The leaves of a config class, in order, with dotted names; lists of records are not among them.
+
+    A default is that of the class itself: one that holds a section may give it other defaults than its own.
+    """
+    yield from _leaves(cls(), prefix)
+
+
+def _leaves(values: Any, prefix: str) -> Iterator[Setting]:
+    hints = get_type_hints(type(values))
+    for item in dataclasses.fields(values):
+        name, default = prefix + item.name, getattr(values, item.name)
+        if dataclasses.is_dataclass(default):
+            yield from _leaves(default, name + ".")
         elif _record(hints[item.name]) is None:
-            yield Setting(name, hints[item.name], item.default, item.metadata["option"])  # type: ignore[arg-type]
+            yield Setting(name, hints[item.name], default, item.metadata["option"])
 
 
 def from_mapping(cls: type[C], values: Mapping[str, Any]) -> C:
@@ -420,7 +427,7 @@ def _from_mapping(cls: type[C], values: Mapping[str, Any], where: str, faults: l
         if fault:
             faults.append(f"{where}{name}: {fault}")
         accepted[name] = value
-    return _build(cls, accepted)
+    return _build(cls(), accepted)
 
 
 def _record(hint: Any) -> type | None:
@@ -444,13 +451,12 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", value
 
 
-def _build(cls: type[C], flat: Mapping[str, Any], prefix: str = "") -> C:
-    hints = get_type_hints(cls)
-    arguments: dict[str, Any] = {}
-    for item in dataclasses.fields(cls):  # type: ignore[arg-type]
-        name = prefix + item.name
-        if dataclasses.is_dataclass(hints[item.name]):
-            arguments[item.name] = _build(hints[item.name], flat, name + ".")
+def _build(default: C, flat: Mapping[str, Any], prefix: str = "") -> C:
+    changes: dict[str, Any] = {}
+    for item in dataclasses.fields(default):  # type: ignore[arg-type]
+        name, value = prefix + item.name, getattr(default, item.name)
+        if dataclasses.is_dataclass(value):
+            changes[item.name] = _build(value, flat, name + ".")
         elif name in flat:
-            arguments[item.name] = flat[name]
-    return cls(**arguments)
+            changes[item.name] = flat[name]
+    return dataclasses.replace(default, **changes)  # type: ignore[type-var]

@@ -1,6 +1,6 @@
-"""Writes config/matcher.yaml from the typed configuration, each parameter with its description, unit and range.
+"""Writes the parameter files of config/ from the typed configuration, with descriptions, units and ranges.
 
-    python -m stfm_ros.config_yaml > config/matcher.yaml
+    python -m stfm_ros.config_yaml matcher > config/matcher.yaml
 """
 
 from __future__ import annotations
@@ -13,30 +13,35 @@ import yaml
 from stfm_ros.config import AppConfig, Setting, settings
 
 WIDTH = 110
+#: by the name of the node, which is that of its file: the class of its parameters, and what starts it
+NODES: dict[str, tuple[type, str]] = {
+    "matcher": (AppConfig, "matcher"),
+}
 HEADER = """\
-# Parameters of the matcher node, each at its default.
+# Parameters of the {node} node, each at its default.
 #
 # Copy this file, change what you need, and start the node with it:
 #
-#   ros2 launch stfm_ros matcher.launch.py params_file:=/path/to/matcher.yaml
-#   ros2 run stfm_ros matcher --ros-args --params-file /path/to/matcher.yaml
-#   stfm-matcher --ros-args --params-file /path/to/matcher.yaml
+#   ros2 launch stfm_ros {launch}.launch.py params_file:=/path/to/{node}.yaml
+#   ros2 run stfm_ros {node} --ros-args --params-file /path/to/{node}.yaml
+#   stfm-{node} --ros-args --params-file /path/to/{node}.yaml
 #
 # They are read when the node is configured; some may change while it runs, as they say. This file is made from
-# stfm_ros/config.py, the one home of the defaults:
+# the typed configuration, the one home of the defaults:
 #
-#   python -m stfm_ros.config_yaml > config/matcher.yaml
+#   python -m stfm_ros.config_yaml {node} > config/{node}.yaml
 
 /**:
   ros__parameters:
 """
 
 
-def matcher_yaml() -> str:
-    """The text of config/matcher.yaml."""
+def yaml_of(node: str) -> str:
+    """The text of config/NODE.yaml."""
+    config, launch = NODES[node]
     lines = []
     group = ""
-    for setting in settings(AppConfig):
+    for setting in settings(config):
         section, _, name = setting.name.partition(".")
         if section != group:
             lines.append(f"\n    {section}:")
@@ -44,7 +49,7 @@ def matcher_yaml() -> str:
         lines += [f"      # {line}" for line in textwrap.wrap(_about(setting), WIDTH)]
         value = yaml.safe_dump({name: setting.default}, default_flow_style=False)
         lines.append(f"      {value.strip()}")
-    return HEADER + "\n".join(lines).lstrip("\n") + "\n"
+    return HEADER.format(node=node, launch=launch) + "\n".join(lines).lstrip("\n") + "\n"
 
 
 def _about(setting: Setting) -> str:
@@ -62,4 +67,4 @@ def _about(setting: Setting) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(matcher_yaml())
+    sys.stdout.write(yaml_of(sys.argv[1]))

@@ -1,10 +1,12 @@
 """The typed configuration: every option documented and in range, all faults in one report."""
 
+from dataclasses import dataclass, field
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stfm_ros.config import AppConfig, settings
+from stfm_ros.config import AppConfig, MatcherConfig, from_mapping, settings
 from stfm_ros.errors import ConfigError
 
 
@@ -15,6 +17,15 @@ def test_every_option_is_described_and_its_default_allowed(setting):
     assert type(setting.default) is setting.type
     if setting.type in (int, float):
         assert setting.about.minimum is not None and setting.about.maximum is not None
+
+
+def test_a_section_may_have_other_defaults_in_the_config_that_holds_it():
+    @dataclass(frozen=True)
+    class Other(AppConfig):
+        matcher: MatcherConfig = field(default_factory=lambda: MatcherConfig(threshold=0.5))
+
+    assert {s.name: s.default for s in settings(Other)}["matcher.threshold"] == 0.5
+    assert from_mapping(Other, {"matcher.threads": 2}).matcher == MatcherConfig(threshold=0.5, threads=2)
 
 
 def test_nested_and_dotted_names_are_the_same():

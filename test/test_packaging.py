@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 import stfm_ros
-from stfm_ros.config import AppConfig
-from stfm_ros.config_yaml import matcher_yaml
+from stfm_ros.config import from_mapping
+from stfm_ros.config_yaml import NODES, yaml_of
 from stfm_ros.types import PoseStatus
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,15 +101,17 @@ def test_the_core_imports_without_ros_and_torch() -> None:
     assert int(run.stdout) >= 15
 
 
-def test_matcher_yaml_is_what_the_config_says() -> None:
-    assert text("config/matcher.yaml") == matcher_yaml(), "run: python -m stfm_ros.config_yaml > config/matcher.yaml"
-    parameters = yaml.safe_load(matcher_yaml())["/**"]["ros__parameters"]
-    assert AppConfig.from_mapping(parameters) == AppConfig()
+@pytest.mark.parametrize("node", NODES)
+def test_parameter_files_are_what_the_config_says(node: str) -> None:
+    remedy = f"run: python -m stfm_ros.config_yaml {node} > config/{node}.yaml"
+    assert text(f"config/{node}.yaml") == yaml_of(node), remedy
+    config = NODES[node][0]
+    assert from_mapping(config, yaml.safe_load(yaml_of(node))["/**"]["ros__parameters"]) == config()
 
 
 def test_every_parameter_is_in_the_documentation() -> None:
     documented = text("docs/node.md")
-    for group, values in yaml.safe_load(matcher_yaml())["/**"]["ros__parameters"].items():
+    for group, values in yaml.safe_load(yaml_of("matcher"))["/**"]["ros__parameters"].items():
         row = next(line for line in documented.splitlines() if line.startswith(f"| `{group}.`"))
         assert re.findall(r"`(\w+)`", row) == list(values)
 

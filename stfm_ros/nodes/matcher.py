@@ -72,8 +72,8 @@ class MatcherNode(LifecycleNode):
         self._outputs: Outputs | None = None
         self._inputs: Inputs | None = None
         self._worker = Worker(self._process, lambda: self._statistics.drop(), self._broken)
-        self.autostart = params.declare(self).node.autostart
-        params.guard(self, may_change=lambda: self._outputs is None, apply=self._reconfigure)
+        self.autostart = params.declare(self, AppConfig).node.autostart
+        params.guard(self, AppConfig, may_change=lambda: self._outputs is None, apply=self._reconfigure)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model and open the outputs."""
@@ -89,7 +89,7 @@ class MatcherNode(LifecycleNode):
 
     def _configure(self) -> None:
         started = time.monotonic()
-        self._config = params.read(self)
+        self._config = params.read(self, AppConfig)
         with forwarded(self.get_logger()):  # an engine may be built, for minutes
             self._matcher = matcher = self._load(self._config.matcher)
         self._odometry = NodeOdometry(self, self._config)

@@ -5,26 +5,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from stfm_ros.config import AppConfig, Setting, settings
+from stfm_ros.config import Setting, from_mapping, settings
 from stfm_ros.errors import ConfigError
 
 #: parameters that every ROS node has
 _OF_ROS = ("use_sim_time", "start_type_description_service", "qos_overrides.")
-_NAMES = frozenset(setting.name for setting in settings(AppConfig))
 _AT_ONCE = " Takes effect at once."
-_LIVE = frozenset(setting.name for setting in settings(AppConfig) if setting.about.live)
+
+C = TypeVar("C")
 
 
-def declare(node: Node) -> AppConfig:
+def declare(node: Node, cls: type[C]) -> C:
     """Declare every setting with its description and range, at the value the node was started with.
 
     Args:
+        cls: the config class of the node.
         node: created with ``automatically_declare_parameters_from_overrides=True``: that is the public way to see what
             a node was given, and so to tell a misspelt name.
 
@@ -36,8 +37,8 @@ def declare(node: Node) -> AppConfig:
         for name, parameter in node.get_parameters_by_prefix("").items()
         if not name.startswith(_OF_ROS)
     }
-    config = AppConfig.from_mapping(given)
-    for setting in settings(AppConfig):
+    config = from_mapping(cls, given)
+    for setting in settings(cls):
         if setting.name in given:
             node.undeclare_parameter(setting.name)
         value = reduce(getattr, setting.name.split("."), config)
@@ -45,36 +46,41 @@ def declare(node: Node) -> AppConfig:
     return config
 
 
-def read(node: Node) -> AppConfig:
+def read(node: Node, cls: type[C]) -> C:
     """The configuration by the parameters as they are now."""
-    return AppConfig.from_mapping({name: node.get_parameter(name).value for name in _NAMES})
+    return from_mapping(cls, _values(node, cls))
 
 
-def guard(node: Node, may_change: Callable[[], bool], apply: Callable[[AppConfig], None]) -> None:
+def _values(node: Node, cls: type) -> dict[str, Any]:
+    return {setting.name: node.get_parameter(setting.name).value for setting in settings(cls)}
+
+
+def guard(node: Node, cls: type[C], may_change: Callable[[], bool], apply: Callable[[C], None]) -> None:
     """Refuse values that the configuration refuses, and changes that would have no effect.
 
     Args:
+        cls: the config class of the node.
         may_change: whether the node has yet to read its parameters.
         apply: given the whole configuration after a change of settings that may change while the node runs.
     """
+    live = {setting.name: setting.about.live for setting in settings(cls)}
 
     def check(parameters: list[Parameter]) -> SetParametersResult:
-        changes = {parameter.name: parameter.value for parameter in parameters if parameter.name in _NAMES}
+        changes = {parameter.name: parameter.value for parameter in parameters if parameter.name in live}
         try:
-            AppConfig.from_mapping(changes)
+            from_mapping(cls, changes)
         except ConfigError as fault:
             return SetParametersResult(successful=False, reason=str(fault))
         if not changes or may_change():
             return SetParametersResult(successful=True)
-        fixed = [name for name in changes if name not in _LIVE]
+        fixed = [name for name in changes if not live[name]]
         if fixed:
             reason = (
                 f"{', '.join(fixed)}: read when the node is configured; deactivate and clean it up, set the "
                 "parameter, then configure and activate it (ros2 lifecycle set)"
             )
             return SetParametersResult(successful=False, reason=reason)
-        now = {name: node.get_parameter(name).value for name in _NAMES}
-        apply(AppConfig.from_mapping(now | changes))
+        apply(from_mapping(cls, _values(node, cls) | changes))
         return SetParametersResult(successful=True)
 
     node.add_on_set_parameters_callback(check)
