@@ -18,6 +18,8 @@ from stfm_ros.model.presets import PRESETS
 from stfm_training.recordings.config import RecordingConfig
 
 SOURCES = ("homographies", "rendered", "recorded")
+#: of ``teacher.start``: what the student begins from, with a channel more
+TEACHER_OF_STUDENT = "student"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class TeacherConfig:
         "",
         "A teacher's .safetensors file; empty trains a student from ground truth alone (`stfm train`), or trains a "
         "teacher first (`stfm distill`).",
+    )
+    start: str = option(
+        TEACHER_OF_STUDENT,
+        "What a teacher that `stfm distill` trains begins from: a shipped name, an exported folder or a .safetensors "
+        "file, RGB-D or RGB; student is what the student begins from.",
     )
     steps: int = option(
         0, "Steps of a teacher that `stfm distill` trains; 0 takes optimiser.steps.", minimum=0, maximum=10**8

@@ -13,8 +13,7 @@ after, on frames of the bags that were held out, and on bags never trained on. 5
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,12 +28,13 @@ from stfm_ros.matcher import Matcher
 from stfm_ros.pairs import Pair, Sampling
 from stfm_ros.runtimes.store import find_model
 from stfm_ros.types import EngineSpec
-from stfm_training.config import TrainingConfig
+from stfm_training.config import TEACHER_OF_STUDENT, TrainingConfig
 from stfm_training.evaluation import as_method, matcher_of
 from stfm_training.export import export
-from stfm_training.mix import Mix, Opened, Progress
+from stfm_training.mix import Opened, Progress
 from stfm_training.recordings.config import RecordingConfig
 from stfm_training.recordings.recording import Recording
+from stfm_training.reporting.run_folder import WeightsFile
 from stfm_training.reporting.verdict import Comparison, comparisons
 from stfm_training.run import train
 from stfm_training.sources.recorded import Recorded
@@ -50,7 +50,7 @@ from stfm_training.training_report import (
 from stfm_training.validate import measure, sigma_factor
 
 BAG = "BAG"  #: in the mix of a recipe: each bag that is given
-TEACHER = "teacher"
+TEACHER, STUDENT, EXPORT = "teacher", "student", "export"  #: folders of the results
 RECIPE = Path(__file__).resolve().parent / "configs" / "distill.yaml"
 
 SIGMA_PAIRS, SIGMA_SEED = 24, 12345
@@ -123,29 +123,16 @@ def distill(
     Raises:
         StfmError: of bags, config, weights or training, each with the next step.
     """
-    recording = recording or RecordingConfig()
-    config = with_bags(config, bags, recording, licence)
-    find_model(config.model.start or "default")  # before hours of work
-    opened = Opened(config, progress)
-    everything = replace(recording, held_out=0.0)
-    measured = [opened.prepared(bag, everything) for bag in unseen]
-    tests, notes = choose_tests(measured, list(opened.recordings.values()), Sampling(count=pairs))
-    teacher = Path(config.teacher.weights) if config.teacher.weights else train_teacher(config, out / TEACHER, opened)
-    weights = train(
-        "student",
-        replace(config, teacher=dataclasses.replace(config.teacher, weights=str(teacher))),
-        out / "student",
-        opened,
-    )
-    spec = export_calibrated(weights, out / "export", out.name, opened.held_out)
-    methods = compared(config.model.start or "default", out / "export", teacher)
-    evaluations = tuple(
-        evaluate_recording(test.name, methods, test.pairs, test.relation, progress=partial(progress, test.name))
-        for test in tests
-    )
-    report = TrainingReport(out.name, evaluations, data_of(config, opened, measured), licence, notes)
-    page, _, _ = write_training_report(out / "student", report)
-    return Distilled(out / "export", spec, page, teacher, evaluations, notes)
+    read = read_bags(bags, config, unseen, recording, licence, pairs, progress)
+    teacher = train_teacher(read, out)
+    weights = train_student(read, teacher, out)
+    spec = export_calibrated(weights, out / EXPORT, out.name, read)
+    evaluations = evaluate(read, compared(read.start, out / EXPORT, teacher), progress)
+    page, _, _ = write_training_report(out / STUDENT, report_of(read, out.name, evaluations, licence))
+    return Distilled(out / EXPORT, spec, page, teacher, evaluations, read.notes)
+
+
+# -- the stages, each of which goes on where it was interrupted --------------------------------------
 
 
 class Test(NamedTuple):
@@ -154,6 +141,52 @@ class Test(NamedTuple):
     name: str
     relation: str
     pairs: Sequence[Pair]
+
+
+@dataclass(frozen=True)
+class Bags:
+    """All that is read before hours of work.
+
+    Attributes:
+        config: with the bags in its mix.
+        opened: what is trained on.
+        measured: bags that are never trained on.
+        tests: what is measured on, those bags first.
+        notes: what cannot be measured on, and why.
+    """
+
+    config: TrainingConfig
+    opened: Opened
+    measured: tuple[Recording, ...]
+    tests: tuple[Test, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def start(self) -> str:
+        """The model that the student begins as."""
+        return self.config.model.start or "default"
+
+
+def read_bags(
+    bags: Sequence[Path],
+    config: TrainingConfig,
+    unseen: Sequence[Path] = (),
+    recording: RecordingConfig | None = None,
+    licence: str = "",
+    pairs: int = 100,
+    progress: Progress = lambda stage, done, total: None,
+) -> Bags:
+    """Read the bags, now or before, and choose what is measured on; see :func:`distill`."""
+    recording = recording or RecordingConfig()
+    config = with_bags(config, bags, recording, licence)
+    find_model(config.model.start or "default")  # before hours of work
+    if config.teacher.start != TEACHER_OF_STUDENT:
+        find_model(config.teacher.start)
+    opened = Opened(config, progress)
+    everything = replace(recording, held_out=0.0)
+    measured = [opened.prepared(bag, everything) for bag in unseen]
+    tests, notes = choose_tests(measured, list(opened.recordings.values()), Sampling(count=pairs))
+    return Bags(config, opened, tuple(measured), tuple(tests), notes)
 
 
 def choose_tests(
@@ -174,39 +207,72 @@ def choose_tests(
     return tests, tuple(notes)
 
 
-def train_teacher(config: TrainingConfig, out: Path, opened: Opened) -> Path:
-    """A teacher that begins as the present student."""
-    steps = config.teacher.steps or config.optimiser.steps
-    return train(TEACHER, replace(config, optimiser=replace(config.optimiser, steps=steps)), out, opened)
+def train_teacher(read: Bags, out: Path) -> Path:
+    """The weights of the teacher that is given, or of one that is trained here.
+
+    It begins as the student does, or from ``teacher.start``, which may be of another preset.
+    """
+    config = read.config
+    if config.teacher.weights:
+        return Path(config.teacher.weights)
+    optimiser = replace(config.optimiser, steps=config.teacher.steps or config.optimiser.steps)
+    config = replace(config, optimiser=optimiser)
+    if config.teacher.start != TEACHER_OF_STUDENT:
+        weights = find_model(config.teacher.start).weights
+        model = replace(config.model, preset=WeightsFile.read(weights).preset, start=config.teacher.start)
+        config = replace(config, model=model)
+    return train(TEACHER, config, out / TEACHER, read.opened)
 
 
-def export_calibrated(weights: Path, out: Path, name: str, held_out: Mix) -> EngineSpec:
-    """The export, with sigma as large as the errors on held-out pairs say whose truth is exact: none recorded."""
-    spec = export(weights, out, name)
+def train_student(read: Bags, teacher: Path, out: Path) -> Path:
+    """The student's weights."""
+    config = replace(read.config, teacher=replace(read.config.teacher, weights=str(teacher)))
+    return train(STUDENT, config, out / STUDENT, read.opened)
+
+
+def export_calibrated(weights: Path, out: Path, name: str, read: Bags) -> EngineSpec:
+    """The export, of the size of what the student began as, its sigma as large as the errors on held-out pairs whose
+    truth is exact (none recorded) say."""
+    before = find_model(read.start).spec
+    size = (before.height, before.width, before.k) if before else ()
+    spec = export(weights, out, name, *size)
     matcher = Matcher.from_pretrained(MatcherConfig(model=str(out)))
-    exact = [source for source, _ in held_out if not isinstance(source, Recorded)]
+    exact = [source for source, _ in read.opened.held_out if not isinstance(source, Recorded)]
     rows = [measure({"model": matcher}, source, SIGMA_PAIRS, SIGMA_SEED)["model"].rows for source in exact]
     factor = sigma_factor(np.concatenate(rows)) if rows else None
-    return spec if factor is None else export(weights, out, name, sigma_scale=spec.sigma_scale * factor)
+    return spec if factor is None else export(weights, out, name, *size, sigma_scale=spec.sigma_scale * factor)
 
 
-def compared(start: str, export: Path, teacher: Path) -> dict[str, Method]:
+def compared(before: str, after: Path, teacher: Path) -> dict[str, Method]:
     """Old and new weights as the robot runs them, and the teacher."""
-    new = Matcher.from_pretrained(MatcherConfig(model=str(export)))
-    old = Matcher.from_pretrained(MatcherConfig(model=start))
+    new = Matcher.from_pretrained(MatcherConfig(model=str(after)))
+    old = Matcher.from_pretrained(MatcherConfig(model=before))
     deep = matcher_of(teacher, new.height, new.width)
     return {BEFORE: as_method(old), AFTER: as_method(new), TEACHER: as_method(deep)}
 
 
-def data_of(config: TrainingConfig, opened: Opened, measured: Sequence[Recording]) -> tuple[Data, ...]:
+def evaluate(read: Bags, methods: Mapping[str, Method], progress: Progress) -> tuple[Evaluation, ...]:
+    """Methods measured on all that was chosen for it."""
+    return tuple(
+        evaluate_recording(test.name, methods, test.pairs, test.relation, progress=partial(progress, test.name))
+        for test in read.tests
+    )
+
+
+def report_of(read: Bags, title: str, evaluations: tuple[Evaluation, ...], licence: str = "") -> TrainingReport:
+    """What the report of the student's run says beyond the run's own folder."""
+    return TrainingReport(title, evaluations, data_of(read), licence, read.notes)
+
+
+def data_of(read: Bags) -> tuple[Data, ...]:
     """What went in, for the report."""
     found = []
-    for line in config.mix:
+    for line in read.config.mix:
         use = f"training, {line.source}, weight {line.weight:g}"
-        one = opened.recordings.get(line.path)
+        one = read.opened.recordings.get(line.path)
         if one is not None and line.source == "recorded":
             found.append(Data.of_recording(one.about(), use, line.licence))
             found.append(Data.of_recording(one.about(), "measuring", line.licence, held_out=True))
         else:
             found.append(Data(Path(line.path).name or "procedural textures", use, line.licence))
-    return (*found, *(Data.of_recording(one.about(), "measuring") for one in measured))
+    return (*found, *(Data.of_recording(one.about(), "measuring") for one in read.measured))

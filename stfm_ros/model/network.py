@@ -149,4 +149,4 @@ def log_depth(depth: Tensor) -> Tensor:
     to do without it; in the logarithm an edge of depth is as strong near as far.
     """
     known = DEPTH_GAIN * (depth.clamp(min=1e-3) / MIDDLE_DEPTH).log()
-    return torch.where(depth > 0, known, torch.zeros_like(depth))
+    return torch.where(depth > 0, known, 0.0)
