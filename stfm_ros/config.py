@@ -358,6 +358,45 @@ class AppConfig:
 
 
 @dataclass(frozen=True)
+class DepthOdometryConfig(OdometryConfig):
+    """Odometry of a node that has the depth of every image."""
+
+    scale: str = option(
+        "depth", "Where the length of a motion comes from: the depth that the teacher takes.", choices=("depth",)
+    )
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """What only the teacher node has: the depth of every image."""
+
+    depth_wait_s: float = option(
+        0.2,
+        "How long an image waits for its depth, from its receipt on; after that it is given up and counted as failed.",
+        unit="s",
+        minimum=0.0,
+        maximum=10.0,
+        live=True,
+    )
+    min_coverage: float = option(
+        0.3,
+        "Share of the pixels with depth below which /diagnostics warns, as the median of the last images.",
+        minimum=0.0,
+        maximum=1.0,
+        live=True,
+    )
+
+
+@dataclass(frozen=True)
+class TeacherAppConfig(AppConfig):
+    """Everything a teacher node can be told: what the matcher node can, and its depth."""
+
+    matcher: MatcherConfig = field(default_factory=lambda: MatcherConfig(model="teacher"))
+    odometry: OdometryConfig = field(default_factory=DepthOdometryConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+
+
+@dataclass(frozen=True)
 class Setting:
     """One leaf of a config class."""
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from stfm_ros.errors import CameraError, ImageError, StfmError
-from stfm_ros.images import camera_from_info, decode_image
+from stfm_ros.images import camera_from_info, decode_depth, decode_image
 from stfm_ros.messages import valid_stamp_ns
 from stfm_ros.scale import ANEW_NS
-from stfm_ros.types import Camera, PoseStatus
+from stfm_ros.types import Camera, Float32Array, PoseStatus
 
 if TYPE_CHECKING:
     from stfm_ros.tracker import Track, Tracker
@@ -23,11 +23,16 @@ LATE_ROW = 5
 
 @dataclass(frozen=True)
 class Frame:
-    """An image message as it came in, with the newest camera_info of that moment; times of time.monotonic()."""
+    """An image message as it came in, with the newest camera_info of that moment; times of time.monotonic().
+
+    Attributes:
+        depth: the message of its depth, for an RGB-D model, and for no other.
+    """
 
     image: Any
     info: Any | None
     received_s: float
+    depth: Any | None = None
 
 
 class TimeLine:
@@ -88,11 +93,15 @@ class TimeLine:
         return True
 
 
+class _DepthFault(ImageError):
+    """The depth of an image cannot be used."""
+
+
 class FrameWalk:
     """Decodes a frame and gives it to the tracker.
 
     Args:
-        fault: told the kind (image, camera_info, tracker, internal) and the reason of everything that is wrong.
+        fault: told the kind (image, depth, camera_info, tracker, internal) and the reason of everything that is wrong.
     """
 
     def __init__(self, tracker: Tracker, fault: Callable[[str, str], None]) -> None:
@@ -103,6 +112,8 @@ class FrameWalk:
         """The track of a frame with the time spent in each stage; None if the image gives nothing."""
         try:
             return self._walk(frame)
+        except _DepthFault as fault:
+            self._fault("depth", str(fault))
         except ImageError as fault:
             self._fault("image", str(fault))
         except StfmError as fault:
@@ -114,10 +125,12 @@ class FrameWalk:
     def _walk(self, frame: Frame) -> Track:
         started = time.monotonic()
         image = decode_image(frame.image)
+        size = image.shape[1], image.shape[0]
+        depth = None if frame.depth is None else _decode_depth(frame.depth, size)
         decoded = time.monotonic()
         stamp = valid_stamp_ns(frame.image.header)
-        camera, trouble = self._camera(frame.info, (image.shape[1], image.shape[0]))
-        track = self._tracker.track(image, camera, stamp, frame.image.header.frame_id)
+        camera, trouble = self._camera(frame.info, size)
+        track = self._tracker.track(image, camera, stamp, frame.image.header.frame_id, depth)
         if trouble and track.pose.status is PoseStatus.NO_CAMERA_INFO:
             track = replace(track, pose=replace(track.pose, reason=trouble))
         before = {"wait": 1e3 * (started - frame.received_s), "decode": 1e3 * (decoded - started)}
@@ -138,3 +151,22 @@ class FrameWalk:
             self._fault("camera_info", str(fault))
             return None, f"camera_info: {fault}"
         return camera, ""
+
+
+def _decode_depth(message: Any, size: tuple[int, int]) -> Float32Array:
+    """(H, W) float32 metres, of an image of this size.
+
+    Raises:
+        _DepthFault: it cannot be decoded, or is of another size.
+    """
+    try:
+        depth = decode_depth(message)
+    except ImageError as fault:
+        raise _DepthFault(f"{fault}; its image is left out") from None
+    height, width = depth.shape
+    if (width, height) != size:
+        raise _DepthFault(
+            f"the depth is {width}x{height}, its image is {size[0]}x{size[1]}: expected depth registered to the colour "
+            "image, of its size (aligned_depth_to_color); its image is left out"
+        )
+    return depth

@@ -6,7 +6,7 @@ is accounted for: read = matched + the sum of unmatched, whose keys say why:
     no_reference   the first image, or the first one after the reference was dropped: it became the reference
     few_matches, lost                  too few matches agree; see msg/RelativePose.msg
     stamp                              the image repeats a stamp, or comes late (see stfm_ros.frames)
-    image, tracker, internal           the image could not be decoded or used
+    image, depth, tracker, internal    the image or its depth could not be decoded or used
 
 Written are ``/matches`` and ``/relative_pose``, at the time of receipt and with the stamp of their image; and
 ``/odometry`` of the camera where ``odometry.scale`` or ``odometry.allow_unscaled`` asks for it.
@@ -284,7 +284,7 @@ def _stamp(message: Any) -> int:
 
 def _why(faults: Counter[str]) -> str:
     """Of the faults of an image without a track, the one that took it."""
-    return next((kind for kind in ("image", "tracker", "internal", "stamp") if faults[kind]), "internal")
+    return next((kind for kind in ("image", "depth", "tracker", "internal", "stamp") if faults[kind]), "internal")
 
 
 def _count(result: RunResult, track: Track) -> None:

@@ -45,7 +45,12 @@ _MOST = 1e9
 
 @dataclass(frozen=True)
 class Pair:
-    """The two images of a relative pose: 0 is the reference, ``image0`` (H, W, 3) uint8 RGB."""
+    """The two images of a relative pose: 0 is the reference.
+
+    Attributes:
+        image0: (H, W, 3) uint8 RGB.
+        depth0: its depth where the matcher took it, (H, W) float32 metres.
+    """
 
     matches: Matches
     camera0: Camera | None
@@ -53,6 +58,7 @@ class Pair:
     stamp0_ns: int
     stamp1_ns: int
     image0: ByteArray | None = None
+    depth0: Float32Array | None = None
 
 
 class ScaleSource(Protocol):
@@ -250,7 +256,8 @@ class DepthScale:
         self.config = config
         self.camera_in_base = camera_in_base
         self.pairs: DepthPairs = NearestStamp()
-        self._kept: tuple[int, Float32Array | str] | None = None  # of the reference, by its stamp; or why not
+        self._remembered: tuple[int, Any] | None = None  # of the reference, by its stamp
+        self._kept: tuple[int, Float32Array | str] | None = None  # the same decoded, or why not
 
     def take_image(self, header: Any) -> None:
         """An image came in, whatever becomes of it."""
@@ -261,13 +268,18 @@ class DepthScale:
         check_depth(message)
         self.pairs.add_depth(message, self._slop_ns)
 
+    def find(self, stamp_ns: int) -> Any | None:
+        """The depth image of the image of this stamp; None where there is none so far."""
+        return self.pairs.find(stamp_ns, self._slop_ns)
+
     def remember(self, stamp_ns: int) -> None:
         """See :class:`ScaleSource`; the depth may still be on its way."""
-        self._depth(stamp_ns)
+        message = self.find(stamp_ns)
+        self._remembered = None if message is None else (stamp_ns, message)
 
     def estimate(self, pair: Pair, config: PoseConfig) -> RelativePose:
         """See :class:`ScaleSource`."""
-        found = self._depth(pair.stamp0_ns)
+        found = self._depth(pair.stamp0_ns) if pair.depth0 is None else pair.depth0
         if not isinstance(found, str):
             try:
                 return estimate_metric_pose(pair.matches, pair.camera0, pair.camera1, found, config, self._noise)
@@ -279,7 +291,9 @@ class DepthScale:
     def _depth(self, stamp: int) -> Float32Array | str:
         """The depth of the reference, or why there is none."""
         if self._kept is None or self._kept[0] != stamp:
-            message = self.pairs.find(stamp, self._slop_ns)
+            remembered, message = self._remembered or (None, None)
+            if remembered != stamp:
+                message = self.find(stamp)
             if message is None:
                 return (
                     f"no depth image within {self.config.depth_slop_s:g} s of the reference's stamp "

@@ -12,19 +12,22 @@ whichever is joined first goes on, in a new place or, as if nothing had been, in
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from stfm_ros.config import AppConfig
 from stfm_ros.geometry import estimate_relative_pose, no_pose
 from stfm_ros.scale import Pair, ScaleSource
-from stfm_ros.types import ByteArray, Camera, Matches, PoseStatus, RelativePose
+from stfm_ros.types import ByteArray, Camera, Float32Array, Matches, PoseStatus, RelativePose
 
 
 class FeatureMatcher(Protocol):
     """What the tracker needs of :class:`stfm_ros.matcher.Matcher`."""
 
-    def features(self, image: ByteArray) -> Any: ...
+    @property
+    def features(self) -> Callable[..., Any]:
+        """Encodes ``(image)``, or ``(image, depth)`` where the model is an RGB-D one."""
 
     def match_features(self, features0: Any, features1: Any) -> Matches: ...
 
@@ -45,6 +48,7 @@ class Track:
             before.
         timings_ms: of the stages ``features``, ``pair`` and ``pose``.
         image0, image1: the images themselves, (H, W, 3) uint8 RGB.
+        depth0, depth1: their depth, (H, W) float32 metres, 0 where there is none; None where it was not given.
         camera: calibration of the current image, if there is one.
     """
 
@@ -62,11 +66,14 @@ class Track:
     image1: ByteArray
     camera: Camera | None = None
     moved_on: bool = False
+    depth0: Float32Array | None = None
+    depth1: Float32Array | None = None
 
 
 @dataclass(frozen=True)
 class _Frame:
     image: ByteArray
+    depth: Float32Array | None
     features: Any
     camera: Camera | None
     stamp_ns: int
@@ -107,7 +114,14 @@ class Tracker:
         """Make the next image that has a pose the reference."""
         self._renewal_asked = True
 
-    def track(self, image_rgb: ByteArray, camera: Camera | None, stamp_ns: int, frame_id: str) -> Track:
+    def track(
+        self,
+        image_rgb: ByteArray,
+        camera: Camera | None,
+        stamp_ns: int,
+        frame_id: str,
+        depth: Float32Array | None = None,
+    ) -> Track:
         """Match an image against the reference.
 
         Args:
@@ -115,12 +129,14 @@ class Tracker:
             camera: its calibration; without one matches are delivered, and no pose.
             stamp_ns: of the image; one that lies before the last image's starts anew.
             frame_id: of the camera; another one starts anew.
+            depth: (H, W) float32 metres, 0 where there is none; for an RGB-D model, and for no other.
 
         Raises:
-            ImageError: the image cannot be used; the tracker stays as it was.
+            ImageError: the image or its depth cannot be used; the tracker stays as it was.
         """
         clock = _Clock()
-        frame = _Frame(image_rgb, self.matcher.features(image_rgb), camera, stamp_ns, frame_id)
+        given = (image_rgb,) if depth is None else (image_rgb, depth)
+        frame = _Frame(image_rgb, depth, self.matcher.features(*given), camera, stamp_ns, frame_id)
         clock.lap("features")
         self._reset_if_discontinuous(frame)
         self._last_stamp_ns = stamp_ns
@@ -201,7 +217,8 @@ class Tracker:
                 return no_pose(len(matches), PoseStatus.NO_CAMERA_INFO, reason)
         if self.scale is None:
             return estimate_relative_pose(matches, camera0, camera1, self.config.pose)
-        pair = Pair(matches, camera0, camera1, reference.stamp_ns, frame.stamp_ns, reference.image)
+        stamps = reference.stamp_ns, frame.stamp_ns
+        pair = Pair(matches, camera0, camera1, *stamps, reference.image, reference.depth)
         return self.scale.estimate(pair, self.config.pose)
 
     def _count_failures(self, pose: RelativePose, matches: Matches) -> RelativePose:
@@ -261,6 +278,8 @@ def _track(
         image1=frame.image,
         camera=frame.camera,
         moved_on=moved_on,
+        depth0=reference.depth,
+        depth1=frame.depth,
     )
 
 

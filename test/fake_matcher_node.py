@@ -23,6 +23,7 @@ class FakeMatcher:
     runtime_name = "fake"
     reason = "a test"
     height, width = 480, 640
+    takes_depth = False
 
     def __init__(self, config: MatcherConfig, pair_s: float = 0.0) -> None:
         self._pair_s = pair_s

@@ -21,6 +21,7 @@ class OrbMatcher:
     runtime_name = "opencv"
     reason = "asked for by the test"
     height, width = 480, 640
+    takes_depth = False
 
     def __init__(self) -> None:
         cv2.setNumThreads(1)

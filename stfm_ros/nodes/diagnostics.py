@@ -22,6 +22,7 @@ class Diagnostics:
     Args:
         about: lines that do not change, e.g. the model.
         inputs: the lines of the moment about the inputs, and by topic why it is silent; None while not active.
+        warning: what is amiss though there are no faults; empty where nothing is.
     """
 
     def __init__(
@@ -31,12 +32,14 @@ class Diagnostics:
         period_s: float,
         about: Mapping[str, str],
         inputs: Callable[[], tuple[Mapping[str, str], Mapping[str, str]] | None],
+        warning: Callable[[], str],
         throttle: Throttle,
     ) -> None:
         self._node = node
         self._statistics = statistics
         self._about = about
         self._inputs = inputs
+        self._warning = warning
         self._throttle = throttle
         self._faults_reported = 0
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -60,6 +63,8 @@ class Diagnostics:
             level, summary = WARN, f"{new_faults} faults since the last report, the last: {values['last_error']}"
         elif topics.get("paused") == "true":
             level, summary = OK, "paused"
+        elif warning := self._warning():
+            level, summary = WARN, warning
         else:
             level, summary = OK, f"{values['rate_out_hz']} Hz" if inputs else "not active"
         name = f"{self._node.get_fully_qualified_name().lstrip('/')}: matching"

@@ -42,6 +42,7 @@ class Inputs:
     Args:
         on_frame: called with each image and the newest camera_info, in the thread of the executor.
         scale: given the messages of its topic.
+        took: called with each message that it could use.
         fault: told the kind and the reason of a message that cannot be used.
         lost: told how many images were sent and never came.
     """
@@ -52,12 +53,14 @@ class Inputs:
         config: AppConfig,
         on_frame: Callable[[Frame], None],
         scale: ScaleSource | None,
+        took: Callable[[Any], None],
         fault: Callable[[str, str], None],
         lost: Callable[[int], None],
     ) -> None:
         self._node = node
         self._on_frame = on_frame
         self._scale = scale
+        self._took = took
         self._fault = fault
         self._patience = node.create_timer(
             WAIT_S, guarded(self._give_up, fault, "the image"), clock=Clock(clock_type=ClockType.STEADY_TIME)
@@ -133,6 +136,8 @@ class Inputs:
             self._scale.take(msg)
         except StfmError as fault:
             self._fault("scale", str(fault))
+        else:
+            self._took(msg)
 
     def _take_image(self, msg: Any) -> None:
         if isinstance(self._scale, DepthScale):

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rclpy
 from rclpy.executors import ExternalShutdownException
@@ -20,7 +20,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from stfm_ros import messages
 from stfm_ros.config import AppConfig, MatcherConfig
-from stfm_ros.errors import StfmError
+from stfm_ros.errors import ConfigError, StfmError
 from stfm_ros.frames import Frame, FrameWalk, TimeLine
 from stfm_ros.nodes import params
 from stfm_ros.nodes.diagnostics import Diagnostics
@@ -61,19 +61,26 @@ class MatcherNode(LifecycleNode):
     Args:
         load: makes the matcher when the node is configured.
 
+    Attributes:
+        NAME: of the node.
+        CONFIG: the class of its parameters.
+
     Raises:
         ConfigError: lists every parameter that is unknown, of a wrong type or out of range.
     """
 
+    NAME = "matcher"
+    CONFIG: type[AppConfig] = AppConfig
+
     def __init__(self, load: Load = load_matcher) -> None:
-        super().__init__("matcher", automatically_declare_parameters_from_overrides=True)
+        super().__init__(self.NAME, automatically_declare_parameters_from_overrides=True)
         self._load = load
         self._throttle = Throttle(LOG_PERIOD_S)
         self._outputs: Outputs | None = None
         self._inputs: Inputs | None = None
         self._worker = Worker(self._process, lambda: self._statistics.drop(), self._broken)
-        self.autostart = params.declare(self, AppConfig).node.autostart
-        params.guard(self, AppConfig, may_change=lambda: self._outputs is None, apply=self._reconfigure)
+        self.autostart = params.declare(self, self.CONFIG).node.autostart
+        params.guard(self, self.CONFIG, may_change=lambda: self._outputs is None, apply=self._reconfigure)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model and open the outputs."""
@@ -89,9 +96,10 @@ class MatcherNode(LifecycleNode):
 
     def _configure(self) -> None:
         started = time.monotonic()
-        self._config = params.read(self, AppConfig)
+        self._config = params.read(self, self.CONFIG)
         with forwarded(self.get_logger()):  # an engine may be built, for minutes
             self._matcher = matcher = self._load(self._config.matcher)
+        self._check(matcher)
         self._odometry = NodeOdometry(self, self._config)
         self._tracker = Tracker(matcher, self._config, self._odometry.scale)
         self._statistics = Statistics()
@@ -105,11 +113,44 @@ class MatcherNode(LifecycleNode):
         self._outputs = Outputs(self, self._config, matcher.model_name, matcher.weights_hash)
         actions = {"reset": self._reset, "set_keyframe": self._renew, "pause": self._pause, "resume": self._resume}
         self._triggers = Services(self, actions)
-        self._diagnostics = Diagnostics(self, self._statistics, period_s, about, self._about_inputs, self._throttle)
+        self._diagnostics = Diagnostics(
+            self, self._statistics, period_s, about, self._about_inputs, self._warning, self._throttle
+        )
         self.get_logger().info(
             f"model {matcher.model_name} ({matcher.weights_hash[:12]}) on {matcher.runtime_name} ({matcher.reason}), "
             f"loaded in {time.monotonic() - started:.1f} s"
         )
+
+    # -- what a node may do in a way of its own --------------------------------------------------------
+
+    def _check(self, matcher: Matcher) -> None:
+        """Refuse a model that this node has no use for.
+
+        Raises:
+            ConfigError: says which node has.
+        """
+        if matcher.takes_depth:
+            raise ConfigError(
+                f"matcher.model: {self._config.matcher.model} takes colour and depth (RGB-D, a teacher), and the "
+                "matcher node has no depth for it: name an RGB model (default), or start the teacher node "
+                "(teacher.launch.py, stfm-teacher)"
+            )
+
+    def _enter(self, frame: Frame) -> None:
+        """A frame that is to be worked on came in."""
+        self._worker.submit(frame)
+
+    def _took(self, message: Any) -> None:
+        """The source of metres has taken a message."""
+
+    def _after(self, track: Track) -> None:
+        """Everything was published of a track; in the thread of the worker."""
+
+    def _warning(self) -> str:
+        """What is amiss though every image gives a result; empty where nothing is."""
+        return ""
+
+    # ---------------------------------------------------------------------------------------------------
 
     def _reconfigure(self, config: AppConfig) -> None:
         """Take settings that may change while the node runs; the next image is the first they are for."""
@@ -136,7 +177,7 @@ class MatcherNode(LifecycleNode):
         self._errands: deque[Callable[[], None]] = deque()  # for the thread of the worker, before its next image
         wanted = self._config.node
         self._inputs = Inputs(
-            self, self._config, self._receive, self._odometry.scale, self._fault, self._statistics.lose
+            self, self._config, self._receive, self._odometry.scale, self._took, self._fault, self._statistics.lose
         )
         self._worker.open(1 if wanted.policy == "newest" else wanted.queue)
         topics = filter(None, (self._inputs.image_topic, self._inputs.info_topic, self._inputs.scale_topic))
@@ -190,7 +231,7 @@ class MatcherNode(LifecycleNode):
         elif self._line.leaves_out(frame.image):  # here, for a late image must not take the place of the newest
             self._statistics.fail()
         else:
-            self._worker.submit(frame)
+            self._enter(frame)
 
     def _process(self, frame: Frame) -> None:
         """One frame, in the thread of the worker."""
@@ -207,6 +248,7 @@ class MatcherNode(LifecycleNode):
         latency_ms["overhead"] = latency_ms["total"] - sum(latency_ms[stage] for stage in NOT_OVERHEAD)
         self._statistics.succeed(track.pose.status.name, latency_ms, int(track.pose.inliers.sum()))
         self._attempt(self._outputs.draw, track)
+        self._attempt(self._after, track)
 
     def _place(self, track: Track) -> None:
         """Odometry of an image, or a word that there is none."""
@@ -292,7 +334,9 @@ class MatcherNode(LifecycleNode):
         return {**inputs.silence(), "worker": f"one image has been in work for {busy_s:.0f} s: {why}"}
 
 
-def main(args: Sequence[str] | None = None, load: Load = load_matcher) -> int:
+def main(
+    args: Sequence[str] | None = None, load: Load = load_matcher, node_class: type[MatcherNode] = MatcherNode
+) -> int:
     """Run the node until it is interrupted.
 
     Returns:
@@ -300,7 +344,7 @@ def main(args: Sequence[str] | None = None, load: Load = load_matcher) -> int:
     """
     rclpy.init(args=args)
     try:
-        return _run(load)
+        return _run(node_class, load)
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     except Exception:
@@ -311,11 +355,11 @@ def main(args: Sequence[str] | None = None, load: Load = load_matcher) -> int:
         rclpy.try_shutdown()
 
 
-def _run(load: Load) -> int:
+def _run(node_class: type[MatcherNode], load: Load) -> int:
     try:
-        node = MatcherNode(load)
+        node = node_class(load)
     except StfmError as fault:
-        print(f"matcher: {fault}", file=sys.stderr)
+        print(f"{node_class.NAME}: {fault}", file=sys.stderr)
         return 2
     try:
         if node.autostart:
@@ -325,7 +369,7 @@ def _run(load: Load) -> int:
         rclpy.spin(node)
     finally:
         if not node.stop(PATIENCE_S):
-            print(f"matcher: did not wait longer than {PATIENCE_S:g} s for the image in work", file=sys.stderr)
+            print(f"{node.NAME}: did not wait longer than {PATIENCE_S:g} s for the image in work", file=sys.stderr)
         node.destroy_node()
     return 0
 
