@@ -16,13 +16,14 @@ from stfm_ros.share import share_file
 
 CORRESPONDENCES_TYPE = "stfm_ros/msg/Correspondences"
 RELATIVE_POSE_TYPE = "stfm_ros/msg/RelativePose"
+STUDENT_CHECK_TYPE = "stfm_ros/msg/StudentCheck"
 
 
 @cache
 def typestore() -> Typestore:
     """The messages of ROS 2 Jazzy and those of this package."""
     store = get_typestore(Stores.ROS2_JAZZY)
-    for name in (CORRESPONDENCES_TYPE, RELATIVE_POSE_TYPE):
+    for name in (CORRESPONDENCES_TYPE, RELATIVE_POSE_TYPE, STUDENT_CHECK_TYPE):
         text = share_file(f"msg/{name.rpartition('/')[2]}.msg").read_text(encoding="utf-8")
         store.register(get_types_from_msg(text, name))
     return store
