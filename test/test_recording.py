@@ -190,14 +190,16 @@ def view(x: int, **about: Any) -> View:
 
 
 def test_selection_by_what_others_know() -> None:
-    config = SelectionConfig(min_interval_s=0.0, min_disagreement=2.0)
+    config = SelectionConfig(min_interval_s=0.0, min_disagreement=2.0, disagreement_s=1.0)
     still = Selector(config, wants_depth=False)
-    assert [still(view(0, disagreement=d)) for d in (None, None, 1.9, 2.0)] == [
-        "",
-        "little_change",
-        "little_change",
-        "",
-    ]
+    reasons = []
+    # a disagreement holds until the next one, and no longer than a second
+    for tenths, told in enumerate((None, None, 1.9, 2.0, None, 0.5, None, 2.0, *[None] * 12)):
+        if told is not None:
+            still.tell(told)
+        reasons.append(still(replace(view(0), stamp_ns=tenths * 10**8)))
+    kept = [tenths for tenths, reason in enumerate(reasons) if not reason]
+    assert kept == [0, 3, 4, *range(7, 18)] and set(reasons) == {"", "little_change"}
     often = Selector(SelectionConfig(min_interval_s=0.1), wants_depth=False)
     assert not often.is_too_soon(0) and often(view(0)) == ""
     assert [often.is_too_soon(ns) for ns in (-(10**9), 0, 99_000_000, 100_000_000)] == [False, True, True, False]
@@ -229,17 +231,47 @@ def test_disagreement_keeps_a_frame(tmp_path: Path) -> None:
     assert kept == [rc.START_NS, rc.START_NS + 2 * 33_333_333]
 
 
+def test_a_slow_teacher_is_of_use(tmp_path: Path) -> None:
+    """What it says of a frame that is decided already holds for those that follow; a pose alone ends no wait."""
+    bag = tmp_path / "b"
+    asked = replace(CHOSEN, selection=replace(CHOSEN.selection, min_disagreement=2.0, wait_s=0.02, disagreement_s=0.1))
+    with Recorder(bag, rc.TOPICS, asked) as recorder:
+        for i in range(8):
+            recorder.hint(rc.START_NS + i * 33_333_333, pose=np.eye(4))
+            rc.give(recorder, i, x=0)
+            time.sleep(0.06)
+            if i == 2:
+                recorder.hint(rc.START_NS, disagreement=3.0)
+    with BagReader(bag) as reader:
+        kept = [receipt_ns for _, _, receipt_ns in reader.messages(["/camera/image/compressed"])]
+    assert [round((ns - rc.START_NS) / 33_333_333) for ns in kept] == [0, 3, 4, 5, 6]
+
+
+def test_a_pause_is_counted(tmp_path: Path) -> None:
+    bag = tmp_path / "b"
+    with Recorder(bag, rc.TOPICS, ALL) as recorder:
+        for i in range(6):
+            rc.settle(recorder)
+            recorder.paused = i in (2, 3)
+            rc.give(recorder, i)
+        recorder.miss("/camera/image", 5)
+    about = accounted(bag)
+    assert about["frames"] == {"taken": 6, "kept": 4, "left_out": {"paused": 2}}
+    assert about["topics"]["/camera/image"]["missed"] == 5
+    assert {topic["written"] for topic in about["topics"].values()} == {4}
+
+
 def test_a_frame_waits_for_what_it_lacks() -> None:
     def item(topic: str, stamp_ns: int, taken_s: float) -> Item:
         return Item(topic, b"", 0, taken_s, 1, None, stamp_ns)
 
-    pairing = Pairing(slop_s=0.02, wait_s=0.2, wants_depth=True, wants_hint=True)
+    pairing = Pairing(slop_s=0.02, wait_s=0.2, wants_depth=True, wants_disagreement=True)
     pairing.image(item("image", 10**9, 0.0))
     assert pairing.part(item("depth", 10**9 + 15_000_000, 0.01), Role.DEPTH) is None
     assert list(pairing.ready(0.1)) == []
     assert pairing.hint(10**9, Hint(disagreement=3.0))
     (frame,) = pairing.ready(0.1)
-    assert frame.depth is not None and frame.hint is not None
+    assert frame.depth is not None and frame.hint.disagreement == 3.0
     pairing.decide(frame, kept=True)
     assert pairing.part(item("info", 10**9, 0.15), Role.WITH_FRAME) is True  # late, and kept like its frame
     assert not pairing.hint(10**9, Hint(disagreement=3.0))

@@ -44,6 +44,7 @@ def subscribe_guarded(
     take: Callable[[Any], None],
     lost: Callable[[int], None],
     fault: Fault,
+    raw: bool = False,
 ) -> Any:
     """A subscription.
 
@@ -51,6 +52,7 @@ def subscribe_guarded(
         take: called with each message.
         lost: called with the number of messages that were sent and never came, as far as that is known.
         fault: told what either of them raises.
+        raw: whether messages are handed over as CDR bytes.
     """
     losses = Losses(lost, lambda: node.count_publishers(topic) == 1)
     what = f"a message on {topic}"
@@ -65,9 +67,9 @@ def subscribe_guarded(
 
     try:
         events = SubscriptionEventCallbacks(message_lost=told)
-        return node.create_subscription(message_class, topic, taken, qos, event_callbacks=events)
+        return node.create_subscription(message_class, topic, taken, qos, event_callbacks=events, raw=raw)
     except UnsupportedEventTypeError:
-        return node.create_subscription(message_class, topic, taken, qos)
+        return node.create_subscription(message_class, topic, taken, qos, raw=raw)
 
 
 class Losses:

@@ -36,14 +36,15 @@ class Chooser:
 
     def __init__(self, config: SelectionConfig, wants_depth: bool) -> None:
         self._choose = config.keep == "chosen"
-        wants_hint = config.min_disagreement > 0
-        self._pairing = Pairing(config.slop_s, config.wait_s, self._choose and wants_depth, wants_hint)
+        wants_word = self._choose and config.min_disagreement > 0
+        self._pairing = Pairing(config.slop_s, config.wait_s, self._choose and wants_depth, wants_word)
         self._selector = Selector(config, wants_depth)
         self._focal = 1.0
 
     def hint(self, stamp_ns: int, hint: Hint) -> None:
-        """What others know of the frame of this stamp."""
-        self._pairing.hint(stamp_ns, hint)
+        """What others know of the frame of this stamp. A disagreement holds for the frames after it too."""
+        if not self._pairing.hint(stamp_ns, hint) and hint.disagreement is not None:
+            self._selector.tell(hint.disagreement)
 
     def add(self, item: Item, type_name: str, role: Role) -> Verdict | None:
         """A message came; None where it waits for its frame."""
@@ -78,12 +79,13 @@ class Chooser:
             yield Verdict(orphan, "no_frame")
 
     def _reason(self, frame: Frame) -> str:
+        if frame.hint.disagreement is not None:
+            self._selector.tell(frame.hint.disagreement)
         if self._selector.is_too_soon(frame.image.stamp_ns):
             return "too_soon"
-        hint = frame.hint or Hint()
         depth = view_of_depth(frame.depth.decoded) if frame.depth else None
         gray = view_of_image(frame.image.decoded)
-        return self._selector(View(frame.image.stamp_ns, gray, depth, hint.pose, self._focal, hint.disagreement))
+        return self._selector(View(frame.image.stamp_ns, gray, depth, frame.hint.pose, self._focal))
 
 
 def _decoded(item: Item, type_name: str) -> Item:

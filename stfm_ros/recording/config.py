@@ -34,9 +34,18 @@ class SelectionConfig:
         "not ask.",
         minimum=0.0,
     )
+    disagreement_s: float = option(
+        2.0,
+        "How long a disagreement holds for the frames after it, unless another is told before: so a teacher that is "
+        "slower than wait_s is of use too.",
+        unit="s",
+        minimum=0.0,
+        maximum=60.0,
+    )
     wait_s: float = option(
         0.2,
-        "How long a frame waits for its depth, and for the disagreement where it is asked for. A kill loses as much.",
+        "How long a frame waits for its depth, and for its disagreement where that is asked for. A kill loses as "
+        "much.",
         unit="s",
         minimum=0.0,
         maximum=10.0,
@@ -93,3 +102,68 @@ class RecordingConfig:
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     compression: CompressionConfig = field(default_factory=CompressionConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
+
+
+@dataclass(frozen=True)
+class TopicsConfig:
+    """What a recorder node subscribes to. Names are relative, so they may be remapped too."""
+
+    image: str = option("image", "Topic of the images.")
+    image_transport: str = option(
+        "raw",
+        "How the images come: raw is sensor_msgs/Image; compressed is sensor_msgs/CompressedImage on IMAGE/compressed.",
+        choices=("raw", "compressed"),
+    )
+    camera_info: str = option(
+        "camera_info", "Topic of the calibration; left alone: camera_info beside the topic of the images."
+    )
+    depth: str = option("depth", "Topic of the depth, aligned to the images; empty records without depth.")
+    depth_transport: str = option(
+        "raw",
+        "How the depth comes: raw is sensor_msgs/Image; the others are sensor_msgs/CompressedImage on DEPTH/compressed "
+        "(PNG of 16 bit) or DEPTH/compressedDepth, as image_transport has them.",
+        choices=("raw", "compressed", "compressedDepth"),
+    )
+    relative_pose: str = option(
+        "",
+        "Topic of a teacher's stfm_ros/RelativePose: recorded, and of use to judge the change of view; empty: none.",
+    )
+    student_check: str = option(
+        "",
+        "Topic of a teacher's stfm_ros/StudentCheck: recorded, and what selection.min_disagreement is about; empty: "
+        "none.",
+    )
+    matches: str = option("", "Topic of a teacher's stfm_ros/Correspondences, recorded with kept frames; empty: none.")
+    extra: str = option(
+        "",
+        "Further topics, with commas between them, of any standard type: odometry, /tf, /tf_static, an IMU. All of their "
+        "messages are recorded.",
+    )
+
+
+@dataclass(frozen=True)
+class BagConfig:
+    """Where a recorder node leaves its bags."""
+
+    folder: str = option("recordings", "Folder of the bags; it is made. ~ is the home folder.")
+    prefix: str = option("bag", "A bag is named by this, the date and the time.")
+    note: str = option("", "What the manifest of each bag shall say: the robot, the place, what was done.")
+    recover: bool = option(True, "When configured, finish the bags in the folder whose recording was interrupted.")
+
+
+@dataclass(frozen=True)
+class RecorderNodeConfig:
+    """The ROS side of the recorder node."""
+
+    autostart: bool = option(True, "Configure and activate at start; false waits for a lifecycle manager.")
+    diagnostics_period_s: float = option(1.0, "Period of /diagnostics.", unit="s", minimum=0.1, maximum=60.0)
+
+
+@dataclass(frozen=True)
+class RecorderAppConfig(RecordingConfig):
+    """Everything a recorder on a robot can be told; a teacher's disagreement counts where it is subscribed to."""
+
+    selection: SelectionConfig = field(default_factory=lambda: SelectionConfig(min_disagreement=0.5))
+    topics: TopicsConfig = field(default_factory=TopicsConfig)
+    bag: BagConfig = field(default_factory=BagConfig)
+    node: RecorderNodeConfig = field(default_factory=RecorderNodeConfig)

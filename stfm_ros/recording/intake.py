@@ -63,6 +63,11 @@ class Intake:
         self._came.set()
         return True
 
+    def miss(self, topic: str, number: int) -> None:
+        """So many messages were sent and never came."""
+        with self._lock:
+            self._tallies[topic].missed += number
+
     def hint(self, stamp_ns: int, hint: Hint) -> None:
         """Leave what others know of a frame."""
         with self._lock:

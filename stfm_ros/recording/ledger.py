@@ -29,6 +29,7 @@ class Tally:
         recorded_as: its name in the bag.
         first_ns, last_ns: times of receipt of the first and the last message.
         left_out: messages by reason; see :mod:`stfm_ros.recording.recorder`.
+        missed: messages that were sent and never came, as far as the middleware tells; they were not taken.
     """
 
     type: str
@@ -39,6 +40,7 @@ class Tally:
     left_out: Counter[str] = field(default_factory=Counter)
     first_ns: int = 0
     last_ns: int = 0
+    missed: int = 0
 
     @property
     def waiting(self) -> int:

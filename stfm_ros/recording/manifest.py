@@ -5,7 +5,7 @@ started, ended, seconds        ISO 8601 in UTC by this machine's clock; by its m
 ended_because                  finished; a limit of the disk; a fault; interrupted
 settings, versions             stfm_ros.recording.config by section; of this package and what it is built on
 frames                         taken = kept + all of left_out, by reason (stfm_ros/recording/recorder.py)
-topics.NAME                    type, role, recorded_as, taken, written, left_out, first_ns, last_ns (of receipt)
+topics.NAME                    type, role, recorded_as, taken, written, left_out, first_ns, last_ns (of receipt), missed
 files[]                        name, sha256, bytes, messages, start_ns, end_ns, in their order
 silences[], clock_jumps[]      see stfm_ros/recording/watch.py; null if interrupted
 slowest_sync_s                 the longest time that the disk took to have a chunk; null if interrupted

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -52,6 +52,11 @@ class Hint:
     pose: FloatArray | None = None
     disagreement: float | None = None
 
+    def with_that(self, other: Hint) -> Hint:
+        """Both; what ``other`` knows goes before."""
+        known = {name: value for name, value in vars(other).items() if value is not None}
+        return replace(self, **known)
+
 
 @dataclass
 class Frame:
@@ -60,7 +65,7 @@ class Frame:
     image: Item
     depth: Item | None = None
     others: list[Item] = field(default_factory=list)
-    hint: Hint | None = None
+    hint: Hint = field(default_factory=Hint)
 
 
 class Pairing:
@@ -69,14 +74,14 @@ class Pairing:
     Args:
         slop_s: largest difference of stamps within a frame.
         wait_s: how long a frame waits for what it lacks.
-        wants_depth, wants_hint: what it waits for.
+        wants_depth, wants_disagreement: what it waits for.
     """
 
-    def __init__(self, slop_s: float, wait_s: float, wants_depth: bool, wants_hint: bool) -> None:
+    def __init__(self, slop_s: float, wait_s: float, wants_depth: bool, wants_disagreement: bool) -> None:
         self._slop_ns = int(slop_s * 1e9)
         self._wait_s = wait_s
         self._wants_depth = wants_depth
-        self._wants_hint = wants_hint
+        self._wants_disagreement = wants_disagreement
         self._frames: deque[Frame] = deque()
         self._loose: list[tuple[Item, Role]] = []
         self._hints: dict[int, Hint] = {}
@@ -84,7 +89,7 @@ class Pairing:
 
     def image(self, item: Item) -> None:
         """A new frame; takes what came before it."""
-        frame = Frame(item, hint=self._hints.pop(item.stamp_ns, None))
+        frame = Frame(item, hint=self._hints.pop(item.stamp_ns, Hint()))
         self._frames.append(frame)
         for part, role in self._loose.copy():
             if abs(part.stamp_ns - item.stamp_ns) <= self._slop_ns and _attach(frame, part, role):
@@ -107,11 +112,11 @@ class Pairing:
         """Something about the frame of that very stamp; False where it is decided already."""
         for frame in self._frames:
             if frame.image.stamp_ns == stamp_ns:
-                frame.hint = hint
+                frame.hint = frame.hint.with_that(hint)
                 return True
         if any(stamp == stamp_ns for stamp, _ in self._decided):
             return False
-        self._hints[stamp_ns] = hint
+        self._hints[stamp_ns] = self._hints.get(stamp_ns, Hint()).with_that(hint)
         if len(self._hints) > 100:  # of images that never came
             del self._hints[next(iter(self._hints))]
         return True
@@ -123,8 +128,9 @@ class Pairing:
         """
         while self._frames:
             frame = self._frames[0]
-            lacks = (self._wants_depth and frame.depth is None) or (self._wants_hint and frame.hint is None)
-            if lacks and now_s - frame.image.taken_s < self._wait_s:
+            lacks_depth = self._wants_depth and frame.depth is None
+            lacks_word = self._wants_disagreement and frame.hint.disagreement is None
+            if (lacks_depth or lacks_word) and now_s - frame.image.taken_s < self._wait_s:
                 return
             yield self._frames.popleft()
 

@@ -5,6 +5,7 @@ Every message that is taken is accounted for, by topic: taken = written + left o
     little_change, blurred, too_soon, no_depth, little_depth    the frame is not worth keeping (see selection.py)
     unreadable      the image or depth cannot be decoded
     with_frame      it belongs to a frame that was left out
+    paused          it came while the recorder was paused
     no_frame        no image of its stamp came
     queue_full      more was taken than compressed and written: memory for waiting messages is bounded
     bad_stamp       its time of receipt is not one
@@ -23,7 +24,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -116,6 +117,9 @@ class Recorder:
         config: what is kept, and how.
         about: what the manifest shall say besides, e.g. the robot and the place.
 
+    Attributes:
+        paused: whether messages are left out for now.
+
     Raises:
         BagError: the folder exists or cannot be written, the disk has less room than is to be kept free, or there are
             two topics for images or for depth.
@@ -130,6 +134,7 @@ class Recorder:
     ) -> None:
         self.folder = folder
         self.config = config = config or RecordingConfig()
+        self.paused = False
         storage, selection = config.storage, config.selection
         self._check_room()
         self._topics: dict[str, Topic] = {}
@@ -182,6 +187,14 @@ class Recorder:
         self._notes.expect(topic.name, time.monotonic())
         self._intake.open(topic.name, Tally(topic.type, topic.role.value, topic.name))
 
+    def set_qos(self, topic: str, qos: Qos) -> None:
+        """How the publisher of a topic offers it, once that is known: before its first message is taken."""
+        self._topics[topic] = replace(self._topics[topic], qos=qos)
+
+    def miss(self, topic: str, number: int) -> None:
+        """Say that so many messages were sent and never came."""
+        self._intake.miss(topic, number)
+
     def take(self, topic: str, message: Any, receipt_ns: int) -> bool:
         """Leave a message to be recorded. Never waits.
 
@@ -199,11 +212,12 @@ class Recorder:
         return self._intake.take(Item(topic, message, receipt_ns, time.monotonic(), size))
 
     def hint(self, stamp_ns: int, *, pose: FloatArray | None = None, disagreement: float | None = None) -> None:
-        """Say of the frame whose image has this stamp what others know. It counts if it comes within ``wait_s``.
+        """Say of the frame whose image has this stamp what others know.
 
         Args:
-            pose: (4, 4) camera to a fixed frame, metres.
-            disagreement: of student and teacher, in the unit of ``selection.min_disagreement``.
+            pose: (4, 4) camera to a fixed frame, metres. It counts if it comes before the frame is decided on.
+            disagreement: of student and teacher, in the unit of ``selection.min_disagreement``. For its own frame it
+                counts if it comes within ``wait_s``; for the frames after it in any case, see ``disagreement_s``.
         """
         self._intake.hint(stamp_ns, Hint(pose, disagreement))
 
@@ -269,7 +283,8 @@ class Recorder:
         if item is not None:
             topic = self._topics[item.topic]
             self._notes.message(topic.name, item.receipt_ns, item.taken_s)
-            self._heed(self._chooser.add(item, topic.type, topic.role))
+            paused = self.paused
+            self._heed(Verdict(item, "paused") if paused else self._chooser.add(item, topic.type, topic.role))
             # while messages wait here, time is when the newest one came: what a frame lacks may be among them
             now = item.taken_s
         else:

@@ -36,7 +36,6 @@ class View:
         depth: float32 metres, 0 where there is none, perhaps of a part of the pixels; None without a depth image.
         pose: (4, 4) camera to a fixed frame, metres; None if it is not known.
         focal: focal length as a share of the image's width.
-        disagreement: of student and teacher, in whatever unit ``min_disagreement`` has; None if it is not known.
     """
 
     stamp_ns: int
@@ -44,7 +43,6 @@ class View:
     depth: Float32Array | None = None
     pose: FloatArray | None = None
     focal: float = 1.0
-    disagreement: float | None = None
 
 
 class Selector:
@@ -61,6 +59,12 @@ class Selector:
         self._kept: View | None = None
         self._corners: Float32Array = np.empty((0, 1, 2), np.float32)
         self._sharpness: deque[float] = deque(maxlen=30)
+        self._told = 0.0
+        self._told_ns: int | None = None  # stamp of the first frame that it holds for
+
+    def tell(self, disagreement: float) -> None:
+        """That of the frame that is looked at next, or of one before it: it holds for the frames to come."""
+        self._told, self._told_ns = disagreement, None
 
     def is_too_soon(self, stamp_ns: int) -> bool:
         """Whether a frame follows the last kept one too closely to be looked at: most do, at the rate of a camera."""
@@ -87,10 +91,15 @@ class Selector:
             return "blurred"
         if self._kept is None:
             return ""
-        wanted = self._config.min_disagreement
-        if wanted and view.disagreement is not None and view.disagreement >= wanted:
+        if self._config.min_disagreement and self._disagreement(view.stamp_ns) >= self._config.min_disagreement:
             return ""
         return "" if self._change(view, self._kept) >= self._config.min_change else "little_change"
+
+    def _disagreement(self, stamp_ns: int) -> float:
+        """The one that was told last, while it holds."""
+        if self._told_ns is None:
+            self._told_ns = stamp_ns
+        return self._told if abs(stamp_ns - self._told_ns) <= self._config.disagreement_s * 1e9 else 0.0
 
     def _is_blurred(self, gray: ByteArray) -> bool:
         known = np.median(self._sharpness) if len(self._sharpness) >= _ENOUGH else 0.0
