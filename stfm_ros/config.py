@@ -388,12 +388,76 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True)
+class ShadowConfig:
+    """The student beside the teacher."""
+
+    model: str = option(
+        "", "Student that runs on the teacher's images, named as in matcher.model: default, small ... Empty runs none."
+    )
+    every: int = option(
+        1,
+        "The student sees each so many-th image. It runs after the teacher's results are published, and takes its time "
+        "from the images that follow.",
+        minimum=1,
+        maximum=1000,
+        live=True,
+    )
+    scale: str = option(
+        "none",
+        "What the student's pose is made of: its matches alone, as on a robot without depth, or with the depth of the "
+        "reference too, as the matcher node does with odometry.scale depth.",
+        choices=("none", "depth"),
+        live=True,
+    )
+    limit_px: float = option(
+        3.0,
+        "A match of the student is right, and the same as the teacher's, up to this distance in the network's input "
+        "(640 pixels wide); in the image it is as much more as that is larger.",
+        unit="px",
+        minimum=0.1,
+        maximum=100.0,
+        live=True,
+    )
+    min_inliers: int = option(
+        100,
+        "With fewer inliers than this the teacher is not taken for the truth, and nothing is said of the student.",
+        minimum=6,
+        maximum=3840,
+        live=True,
+    )
+    window: int = option(100, "Pairs over which /diagnostics sums up.", minimum=10, maximum=10000)
+    warn_right: float = option(
+        0.8,
+        "/diagnostics warns where fewer of the student's matches than this share are right.",
+        minimum=0.0,
+        maximum=1.0,
+        live=True,
+    )
+    warn_common: float = option(
+        0.4,
+        "/diagnostics warns where the median share of the teacher's inliers that the student has too is below this.",
+        minimum=0.0,
+        maximum=1.0,
+        live=True,
+    )
+    warn_poses: float = option(
+        0.9,
+        "/diagnostics warns where the student has a pose in fewer than this share of the pairs in which the teacher "
+        "has one.",
+        minimum=0.0,
+        maximum=1.0,
+        live=True,
+    )
+
+
+@dataclass(frozen=True)
 class TeacherAppConfig(AppConfig):
     """Everything a teacher node can be told: what the matcher node can, and its depth."""
 
     matcher: MatcherConfig = field(default_factory=lambda: MatcherConfig(model="teacher"))
     odometry: OdometryConfig = field(default_factory=DepthOdometryConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    shadow: ShadowConfig = field(default_factory=ShadowConfig)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Track:
         timings_ms: of the stages ``features``, ``pair`` and ``pose``.
         image0, image1: the images themselves, (H, W, 3) uint8 RGB.
         depth0, depth1: their depth, (H, W) float32 metres, 0 where there is none; None where it was not given.
-        camera: calibration of the current image, if there is one.
+        camera, camera0: calibration of the current image and of the reference, if there is one.
     """
 
     stamp_ns: int
@@ -68,6 +68,7 @@ class Track:
     moved_on: bool = False
     depth0: Float32Array | None = None
     depth1: Float32Array | None = None
+    camera0: Camera | None = None
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,7 @@ def _track(
         moved_on=moved_on,
         depth0=reference.depth,
         depth1=frame.depth,
+        camera0=reference.camera or frame.camera,
     )
 
 

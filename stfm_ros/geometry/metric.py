@@ -154,7 +154,7 @@ class _Points:
         shifts = matches.keypoints1[rays.index] - matches.keypoints0[rays.index]
         shift_px = float(np.median(np.hypot(shifts[:, 0], shifts[:, 1]))) if len(rays) else 0.0
         typical = float(np.median(matches.sigma[rays.index])) if len(rays) else 1.0
-        depth = _depth_at(depth0, rays.points0_px)
+        depth = depth_at(depth0, rays.points0_px)
         known = depth > 0
         rays, depth = rays.take(known), depth[known]
         X0, still = rays.x0 * depth[:, None], np.zeros(len(rays))
@@ -232,7 +232,7 @@ class _Points:
         return minimise(partial(self.linearise, self.along(R, t)), _step_on, R, t, scale, rounds, enough)
 
 
-def _depth_at(depth0: Float32Array, points_px: FloatArray) -> FloatArray:
+def depth_at(depth0: Float32Array, points_px: FloatArray) -> FloatArray:
     """(m,) depth of the nearest pixel; 0 outside, where there is none, and on an edge of depth."""
     height, width = depth0.shape
     column, row = np.rint(points_px).astype(np.int64).T
