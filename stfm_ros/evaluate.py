@@ -22,10 +22,10 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-from stfm_ros.config import PoseConfig
-from stfm_ros.errors import DatasetError, RuntimeNotAvailable
-from stfm_ros.geometry import DEFAULTS, estimate_relative_pose, normalise_points
+from stfm_ros.errors import DatasetError
+from stfm_ros.geometry import normalise_points
 from stfm_ros.pairs import Pair, rotation_angle_deg
+from stfm_ros.solvers import Solver, find_solver
 from stfm_ros.types import BoolArray, ByteArray, Camera, Float32Array, FloatArray, Matches
 
 
@@ -41,14 +41,10 @@ class WithDepth:
 
 ColourMethod = Callable[[ByteArray, ByteArray], Matches]
 Method = ColourMethod | WithDepth
-#: pixels of both images without distortion (n, 2), their intrinsics, threshold in px -> R, t, inliers
-Solver = Callable[[FloatArray, FloatArray, Camera, Camera, float], tuple[FloatArray, FloatArray, BoolArray] | None]
-
 POSE_THRESHOLDS_DEG = (5.0, 10.0, 20.0)
 EPIPOLAR_THRESHOLDS = (1e-4, 5e-4)
 MMA_THRESHOLDS_PX = (1.0, 3.0, 5.0)
 CORNER_THRESHOLDS_PX = (3.0, 5.0, 10.0)
-CONFIDENCE = 0.99999  #: at which a robust solver may stop, as in LoFTR
 
 
 # -- measures ----------------------------------------------------------------------------------------
@@ -114,21 +110,33 @@ def auc_interval(
 
 
 def auc_gain(
-    before: ArrayLike, after: ArrayLike, threshold: float, draws: int = 1000, seed: int = 0
+    before: ArrayLike,
+    after: ArrayLike,
+    threshold: float,
+    draws: int = 1000,
+    seed: int = 0,
+    groups: Sequence[Any] | None = None,
 ) -> tuple[float, float, float]:
     """What AUC at ``threshold`` gains from ``before`` to ``after``, errors of the same pairs in the same order.
 
+    Args:
+        groups: a label of each pair. Pairs of one label are drawn together, for pairs that share an image err together
+            and tell less than as many others would; without it each pair is drawn on its own.
+
     Returns:
-        The gain, and its bootstrap 95 % interval over the choice of pairs. Pairs are drawn together, so that how
-        hard they are does not widen the interval.
+        The gain, and its bootstrap 95 % interval over the choice of pairs. Both errors of a pair are drawn together, so
+        that how hard pairs are does not widen the interval.
     """
     errors = np.column_stack([np.asarray(before, np.float64), np.asarray(after, np.float64)])
+    labels = np.arange(len(errors)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    members = np.split(np.argsort(labels, kind="stable"), np.flatnonzero(np.diff(np.sort(labels))) + 1)
     rng = np.random.default_rng(seed)
 
     def gain(rows: FloatArray) -> float:
         return pose_auc(rows[:, 1], [threshold])[0] - pose_auc(rows[:, 0], [threshold])[0]
 
-    low, high = np.percentile([gain(rng.choice(errors, len(errors))) for _ in range(draws)], [2.5, 97.5])
+    drawn = (np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))]) for _ in range(draws))
+    low, high = np.percentile([gain(errors[rows]) for rows in drawn], [2.5, 97.5])
     return gain(errors), float(low), float(high)
 
 
@@ -175,65 +183,6 @@ def corner_error(matches: Matches, H_0to1: FloatArray, width: int, height: int, 
         return float("inf")
     corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], dtype=np.float64)
     return float(np.linalg.norm(_warp(corners, np.asarray(H)) - _warp(corners, H_0to1), axis=1).mean())
-
-
-# -- solvers -----------------------------------------------------------------------------------------
-
-
-def solve_opencv(
-    points0: FloatArray, points1: FloatArray, camera0: Camera, camera1: Camera, threshold_px: float
-) -> tuple[FloatArray, FloatArray, BoolArray] | None:
-    """LoFTR's protocol: RANSAC of an essential matrix at ``threshold_px`` over the mean focal length, cheirality."""
-    rays0, rays1 = normalise_points(points0, camera0), normalise_points(points1, camera1)
-    focal = np.mean([camera0.K[0, 0], camera0.K[1, 1], camera1.K[0, 0], camera1.K[1, 1]])
-    cv2.setRNGSeed(0)
-    E, mask = cv2.findEssentialMat(
-        rays0, rays1, np.eye(3), method=cv2.RANSAC, prob=CONFIDENCE, threshold=threshold_px / float(focal)
-    )
-    if E is None:
-        return None
-    best: tuple[FloatArray, FloatArray, BoolArray] | None = None
-    for candidate in np.split(np.asarray(E), len(E) // 3):
-        R, t, seen = cv2.recoverPose(candidate, rays0, rays1, np.eye(3), 1e9, mask=mask.copy())[1:4]
-        inliers = np.asarray(seen).ravel() > 0
-        if best is None or inliers.sum() > best[2].sum():
-            best = np.asarray(R, np.float64), np.asarray(t, np.float64).ravel(), inliers
-    return best
-
-
-def solve_poselib(
-    points0: FloatArray, points1: FloatArray, camera0: Camera, camera1: Camera, threshold_px: float
-) -> tuple[FloatArray, FloatArray, BoolArray] | None:
-    """PoseLib's LO-RANSAC with a final refinement, at an epipolar error of ``threshold_px``."""
-    try:
-        import poselib
-    except ImportError as error:
-        raise RuntimeNotAvailable(
-            "the solver poselib is not installed: pip install poselib, or choose the solver opencv"
-        ) from error
-    options = {"max_epipolar_error": threshold_px, "success_prob": CONFIDENCE}
-    models = [_poselib_camera(camera) for camera in (camera0, camera1)]
-    pose, info = poselib.estimate_relative_pose(points0, points1, *models, options, {})
-    inliers = np.asarray(info["inliers"], dtype=np.bool_)
-    return np.asarray(pose.R), np.asarray(pose.t).ravel(), inliers
-
-
-def solve_stfm(
-    points0: FloatArray, points1: FloatArray, camera0: Camera, camera1: Camera, threshold_px: float
-) -> tuple[FloatArray, FloatArray, BoolArray] | None:
-    """What runs on the robot, with its own thresholds but for the inliers' and every match weighted alike."""
-    ones = np.ones(len(points0), np.float32)
-    matches = Matches(points0.astype(np.float32), points1.astype(np.float32), ones, ones)
-    pose = estimate_relative_pose(matches, camera0, camera1, PoseConfig(inlier_px=threshold_px, min_inliers=6))
-    return (pose.R, pose.t, pose.inliers) if pose.status.has_translation else None
-
-
-#: name -> solver and its threshold in pixels
-SOLVERS: dict[str, tuple[Solver, float]] = {
-    "poselib": (solve_poselib, 1.0),
-    "opencv": (solve_opencv, 0.5),
-    "stfm": (solve_stfm, DEFAULTS.inlier_px),
-}
 
 
 # -- pose on pairs -----------------------------------------------------------------------------------
@@ -302,7 +251,7 @@ def evaluate_pairs(
     Args:
         methods: by name.
         pairs: e.g. of :func:`stfm_ros.pairs.sample_pairs`.
-        solver: one of :data:`SOLVERS`.
+        solver: one of ``stfm_ros.solvers.SOLVERS``.
         threshold_px: inlier threshold; the solver's own default if not given.
         progress: called with pairs done and pairs in all.
 
@@ -310,11 +259,9 @@ def evaluate_pairs(
         RuntimeNotAvailable: the solver is unknown or not installed.
         DatasetError: there are no pairs.
     """
-    if solver not in SOLVERS:
-        raise RuntimeNotAvailable(f"solver {solver!r} is not one of {', '.join(SOLVERS)}")
+    solve, default_px = find_solver(solver)
     if not pairs:
         raise DatasetError("there are no pairs to evaluate; sample them with stfm_ros.pairs.sample_pairs")
-    solve, default_px = SOLVERS[solver]
     limit = default_px if threshold_px is None else threshold_px
     scores: dict[str, list[PairScore]] = {name: [] for name in methods}
     for done, pair in enumerate(pairs, start=1):
@@ -347,24 +294,49 @@ def agreeing(pair: Pair, matches: Matches, threshold: float = EPIPOLAR_THRESHOLD
 
 
 def _score_pair(pair: Pair, matches: Matches, solve: Solver, threshold_px: float, ms: float) -> PairScore:
-    camera0, camera1 = pair.cameras
-    rays0, rays1 = normalise_points(matches.keypoints0, camera0), normalise_points(matches.keypoints1, camera1)
-    usable = np.isfinite(rays0).all(axis=1) & np.isfinite(rays1).all(axis=1)
-    rays0, rays1 = rays0[usable], rays1[usable]
-    errors = epipolar_errors(rays0, rays1, pair.T_0to1)
-    precision = tuple(float(np.sum(errors < limit)) / max(len(matches), 1) for limit in EPIPOLAR_THRESHOLDS)
-    solved = None
-    if len(rays0) >= 5:
-        pinhole0, pinhole1 = _pinhole(camera0), _pinhole(camera1)
-        solved = solve(_pixels(rays0, pinhole0), _pixels(rays1, pinhole1), pinhole0, pinhole1, threshold_px)
-    rotation = translation = float("inf")
-    inliers = 0
-    if solved is not None and solved[2].any():
-        rotation, translation = pose_error(pair.T_0to1, solved[0], solved[1])
-        inliers = int(solved[2].sum())
+    rays = rays_of(matches, pair.cameras)
+    precision = epipolar_precision(rays, pair.T_0to1, len(matches))
+    rotation, translation, inliers = solve_pair(rays, pair.cameras, pair.T_0to1, solve, threshold_px)
     return PairScore(
         pair.index0, pair.index1, pair.overlap, rotation, translation, len(matches), inliers, precision, ms
     )
+
+
+def rays_of(matches: Matches, cameras: tuple[Camera, Camera]) -> tuple[FloatArray, FloatArray]:
+    """The normalised points (n, 2) of both images, of the matches where both have one."""
+    rays0, rays1 = (
+        normalise_points(points, camera) for points, camera in zip((matches.keypoints0, matches.keypoints1), cameras)
+    )
+    usable = np.isfinite(rays0).all(axis=1) & np.isfinite(rays1).all(axis=1)
+    return rays0[usable], rays1[usable]
+
+
+def epipolar_precision(rays: tuple[FloatArray, FloatArray], T_0to1: FloatArray, matches: int) -> tuple[float, ...]:
+    """Share of ``matches`` below each of :data:`EPIPOLAR_THRESHOLDS`; 0 without matches."""
+    errors = epipolar_errors(*rays, T_0to1)
+    return tuple(float(np.sum(errors < limit)) / max(matches, 1) for limit in EPIPOLAR_THRESHOLDS)
+
+
+def solve_pair(
+    rays: tuple[FloatArray, FloatArray],
+    cameras: tuple[Camera, Camera],
+    T_0to1: FloatArray,
+    solve: Solver,
+    threshold_px: float,
+) -> tuple[float, float, int]:
+    """Rotation and translation error in degrees (infinite where there is no pose), and how many matches agree.
+
+    Args:
+        rays: see :func:`rays_of`.
+        cameras: their K gives the threshold its meaning; the rays have no distortion any more.
+    """
+    solved = None
+    if len(rays[0]) >= 5:
+        pinhole0, pinhole1 = map(_pinhole, cameras)
+        solved = solve(_pixels(rays[0], pinhole0), _pixels(rays[1], pinhole1), pinhole0, pinhole1, threshold_px)
+    if solved is None or not solved[2].any():
+        return float("inf"), float("inf"), 0
+    return *pose_error(T_0to1, solved[0], solved[1]), int(solved[2].sum())
 
 
 def _summary(
@@ -483,12 +455,6 @@ def _pinhole(camera: Camera) -> Camera:
 def _pixels(rays: FloatArray, camera: Camera) -> FloatArray:
     pixels: FloatArray = _homogeneous(rays) @ camera.K[:2].T
     return pixels
-
-
-def _poselib_camera(camera: Camera) -> dict[str, Any]:
-    K = camera.K
-    parameters = [K[0, 0], K[1, 1], K[0, 2], K[1, 2]]
-    return {"model": "PINHOLE", "width": camera.width, "height": camera.height, "params": parameters}
 
 
 def _read(folder: Path, number: int) -> ByteArray:

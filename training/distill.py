@@ -53,6 +53,7 @@ BAG = "BAG"  #: in the mix of a recipe: each bag that is given
 TEACHER, STUDENT, EXPORT = "teacher", "student", "export"  #: folders of the results
 RECIPE = Path(__file__).resolve().parent / "configs" / "distill.yaml"
 
+SIZE = (480, 640, 1024)  #: height, width and k of an export where the student began as bare weights
 SIGMA_PAIRS, SIGMA_SEED = 24, 12345
 NEVER, HELD_OUT = "never trained on", "held-out frames of a bag that was trained on"
 
@@ -234,13 +235,13 @@ def export_calibrated(weights: Path, out: Path, name: str, read: Bags) -> Engine
     """The export, of the size of what the student began as, its sigma as large as the errors on held-out pairs whose
     truth is exact (none recorded) say."""
     before = find_model(read.start).spec
-    size = (before.height, before.width, before.k) if before else ()
-    spec = export(weights, out, name, *size)
+    height, width, k = (before.height, before.width, before.k) if before else SIZE
+    spec = export(weights, out, name, height, width, k)
     matcher = Matcher.from_pretrained(MatcherConfig(model=str(out)))
     exact = [source for source, _ in read.opened.held_out if not isinstance(source, Recorded)]
     rows = [measure({"model": matcher}, source, SIGMA_PAIRS, SIGMA_SEED)["model"].rows for source in exact]
     factor = sigma_factor(np.concatenate(rows)) if rows else None
-    return spec if factor is None else export(weights, out, name, *size, sigma_scale=spec.sigma_scale * factor)
+    return spec if factor is None else export(weights, out, name, height, width, k, factor)
 
 
 def compared(before: str, after: Path, teacher: Path) -> dict[str, Method]:

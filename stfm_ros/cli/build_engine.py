@@ -16,7 +16,8 @@ from stfm_ros.config import MatcherConfig
 from stfm_ros.errors import RuntimeNotAvailable, StfmError
 
 if TYPE_CHECKING:
-    from stfm_ros.runtimes.engine_cache import Engine
+    from stfm_ros.parity import Deviation
+    from stfm_ros.runtimes.engine_cache import Engine, EngineCache
     from stfm_ros.runtimes.store import Model
     from stfm_ros.runtimes.tensorrt_builder import Flavour, Progress, Target
 
@@ -49,8 +50,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
     from stfm_ros.runtimes import pick_precision
     from stfm_ros.runtimes.engine_cache import EngineCache
-    from stfm_ros.runtimes.store import FEATURES, PAIR, find_model
-    from stfm_ros.runtimes.tensorrt_builder import obtain_engine, pick_flavour
+    from stfm_ros.runtimes.store import find_model
+    from stfm_ros.runtimes.tensorrt_builder import pick_flavour
     from stfm_ros.runtimes.tensorrt_runtime import PRECISIONS
 
     model, flavour, cache = find_model(options.model), pick_flavour(options.flavour), EngineCache(options.cache)
@@ -59,16 +60,12 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
     can = [precision for precision in PRECISIONS if precision in model.precisions]
     precision = pick_precision(flavour.name, MatcherConfig(precision=options.precision), can)
     targets = _targets(flavour, options.target)
-    engines: list[Engine] = []
-    for target in targets:
-        for graph in (FEATURES, PAIR):
-            with _shown(screen, f"building the {graph} engine for {target.compute_capability}") as progress:
-                engine = obtain_engine(
-                    model, graph, precision, flavour, target, cache,
-                    workspace_mib=options.workspace, rebuild=options.rebuild, progress=progress,
-                )  # fmt: skip
-            engines.append(engine)
-    deviation, why = _check(options, model, flavour, precision, targets)
+    engines = build_engines(screen, model, flavour, targets, precision, cache, options.workspace, options.rebuild)
+    deviation, why = (
+        (None, "not run: --build-only")
+        if options.build_only
+        else check_engines(model, flavour, precision, targets, options.cache)
+    )
     rows = table("engine", "precision", "GPU", "layers", "MiB", "built in s", "")
     for engine in engines:
         key = engine.key
@@ -86,11 +83,41 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
             "version": flavour.version,
             "cache": cache.folder,
             "engines": [_record(engine) for engine in engines],
-            "deviation": deviation,
+            "deviation": None if deviation is None else asdict(deviation),
             "checked": why,
         },
-        negative=deviation is not None and deviation["common"] < COMMON,
+        negative=deviation is not None and deviation.common < COMMON,
     )
+
+
+def build_engines(
+    screen: Screen,
+    model: Model,
+    flavour: Flavour,
+    targets: list[Target],
+    precision: str,
+    cache: EngineCache,
+    workspace_mib: int,
+    rebuild: bool = False,
+) -> list[Engine]:
+    """Both engines for each target, from the cache or built, with a bar.
+
+    Raises:
+        EngineError: TensorRT cannot build one, or it cannot be kept.
+    """
+    from stfm_ros.runtimes.store import FEATURES, PAIR
+    from stfm_ros.runtimes.tensorrt_builder import obtain_engine
+
+    engines: list[Engine] = []
+    for target in targets:
+        for graph in (FEATURES, PAIR):
+            with _shown(screen, f"building the {graph} engine for {target.compute_capability}") as progress:
+                engine = obtain_engine(
+                    model, graph, precision, flavour, target, cache,
+                    workspace_mib=workspace_mib, rebuild=rebuild, progress=progress,
+                )  # fmt: skip
+            engines.append(engine)
+    return engines
 
 
 def _targets(flavour: Flavour, text: str) -> list[Target]:
@@ -118,17 +145,15 @@ def _shown(screen: Screen, title: str) -> Iterator[Progress]:
         logger.setLevel(before)
 
 
-def _check(
-    options: argparse.Namespace, model: Model, flavour: Flavour, precision: str, targets: list[Target]
-) -> tuple[dict[str, Any] | None, str]:
+def check_engines(
+    model: Model, flavour: Flavour, precision: str, targets: list[Target], cache: str
+) -> tuple[Deviation | None, str]:
     """How far the engines are from the exported graphs, on the reference pair; and that in words, or why not known."""
     from stfm_ros.parity import check_reference
     from stfm_ros.runtimes.store import REFERENCE
     from stfm_ros.runtimes.tensorrt_builder import at_hand
     from stfm_ros.runtimes.tensorrt_runtime import TensorRtRuntime
 
-    if options.build_only:
-        return None, "not run: --build-only"
     try:
         *_, here = at_hand(flavour.name)
     except StfmError as fault:
@@ -137,9 +162,9 @@ def _check(
         return None, f"not run: the GPU of this machine is {here.compute_capability}"
     if model.spec is None or REFERENCE not in model.spec.files:
         return None, "not run: the model has no reference pair; export it again (stfm export)"
-    config = MatcherConfig(precision=precision, engines=options.cache, stale_engine="refuse")
+    config = MatcherConfig(precision=precision, engines=cache, stale_engine="refuse")
     found = check_reference(TensorRtRuntime(flavour.name, model, config), model)
-    return asdict(found), (
+    return found, (
         f"run on the reference pair: {found.found} matches, {found.expected} expected, {100 * found.common:.1f} % "
         f"common; of these {found.p50_px:.3f} px apart in the median, {found.p99_px:.3f} px at the 99th percentile"
     )
