@@ -12,7 +12,6 @@ import pytest
 from stfm_ros.baselines import BASELINES, orb, sift
 from stfm_ros.errors import DatasetError, RuntimeNotAvailable
 from stfm_ros.evaluate import (
-    SOLVERS,
     WithDepth,
     agreeing,
     auc_interval,
@@ -26,6 +25,7 @@ from stfm_ros.evaluate import (
     pose_error,
 )
 from stfm_ros.pairs import Pair, Sampling, rotation_angle_deg, sample_pairs, two_way_overlap
+from stfm_ros.solvers import SOLVERS
 from stfm_ros.types import ByteArray, Camera, Float32Array, FloatArray, Matches
 
 K = np.array([[200.0, 0, 80], [0, 200, 60], [0, 0, 1]])
