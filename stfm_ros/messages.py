@@ -17,6 +17,7 @@ from stfm_ros.types import ByteArray, Camera, Float32Array, FloatArray
 
 if TYPE_CHECKING:
     from stfm_ros.odometry import Estimate
+    from stfm_ros.shadow import StudentCheck
     from stfm_ros.tracker import Track
 
 Fields = dict[str, Any]
@@ -99,6 +100,34 @@ def relative_pose(track: Track) -> Fields:
         "parallax_deg": pose.parallax_deg,
         "status": int(pose.status),
         "reason": pose.reason,
+    }
+
+
+def student_check(track: Track, check: StudentCheck, teacher: tuple[str, str], student: tuple[str, str]) -> Fields:
+    """stfm_ros/StudentCheck of a teacher's track.
+
+    Args:
+        teacher, student: name of the model and hash of its weights.
+    """
+    same = (
+        "reason", "disagreement", "teacher_matches", "teacher_inliers", "student_matches", "student_inliers",
+        "limit_px", "common", "common_px", "judged", "right", "error_px", "within_1_sigma", "within_2_sigma",
+    )  # fmt: skip
+    pose = ("rotation_deg", "direction_deg", "length_m", "rotation_nees", "translation_nees")
+    return {
+        **_of_pair(track),
+        "teacher_name": teacher[0],
+        "teacher_hash": teacher[1],
+        "student_name": student[0],
+        "student_hash": student[1],
+        "verdict": int(check.verdict),
+        **{name: getattr(check, name) for name in same},
+        "confidence_judged": check.confidences.judged,
+        "confidence_right": check.confidences.right,
+        "confidence_sum": check.confidences.total,
+        "teacher_status": int(check.teacher_status),
+        "student_status": int(check.student_status),
+        **{name: getattr(check.pose, name) for name in pose},
     }
 
 

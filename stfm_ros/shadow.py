@@ -98,7 +98,7 @@ class Confidences(NamedTuple):
         """Counts of matches (n,)."""
         index = np.clip((confidence * BINS).astype(np.int64), 0, BINS - 1)
         judged, correct = (np.bincount(of, minlength=BINS) for of in (index, index[right]))
-        return Confidences(judged, correct, np.bincount(index, confidence, BINS))
+        return Confidences(judged, correct, np.asarray(np.bincount(index, confidence, BINS), np.float64))
 
     @staticmethod
     def none() -> Confidences:
@@ -213,15 +213,29 @@ def compare_poses(teacher: RelativePose, student: RelativePose) -> PoseDifferenc
         covariance = sum(pose.covariance[:3, :3] / size**2 for pose, size in zip((teacher, student), lengths))
         tangent = np.linalg.svd(units[0][None])[2][1:]
         sideways = tangent @ units[1]
-        sine, cosine = float(np.linalg.norm(sideways)), float(units[0] @ units[1])
-        angle = float(np.arctan2(sine, cosine))
+        sine = float(np.linalg.norm(sideways))
+        angle = float(np.arctan2(sine, units[0] @ units[1]))
         direction = float(np.degrees(angle))
-        translation_nees = _nees(sideways * (angle / max(sine, 1e-12)), tangent @ covariance @ tangent.T)
+        towards = sideways / sine if sine > 1e-12 else np.array([1.0, 0.0])  # the same, or the opposite
+        translation_nees = _nees(angle * towards, tangent @ covariance @ tangent.T)
     if teacher.metric and student.metric:
         length = lengths[1] - lengths[0]
         moved = positions[1] - positions[0]
         translation_nees = _nees(moved, teacher.covariance[:3, :3] + student.covariance[:3, :3])
     return PoseDifference(rotation, direction, length, rotation_nees, translation_nees)
+
+
+def check_is_student(student: Matcher) -> None:
+    """Refuse a model that takes depth: a student works without.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if getattr(student, "takes_depth", False):
+        raise ConfigError(
+            f"shadow.model names {student.model_name}, which takes colour and depth: expected what runs on a robot "
+            "without depth, an RGB model; name a student, e.g. default"
+        )
 
 
 class Shadow:
@@ -237,11 +251,7 @@ class Shadow:
     """
 
     def __init__(self, student: Matcher, config: AppConfig, shadow: ShadowConfig) -> None:
-        if getattr(student, "takes_depth", False):
-            raise ConfigError(
-                f"shadow.model names {student.model_name}, which takes colour and depth: expected what runs on a robot "
-                "without depth, an RGB model; name a student, e.g. default"
-            )
+        check_is_student(student)
         self.student = student
         self.config = config
         self.shadow = shadow
@@ -271,10 +281,6 @@ class Shadow:
         check = check_student(truth, matches, pose, self.shadow, scale)
         check.timings_ms.update(student=1e3 * (matched - clock), check=1e3 * (time.perf_counter() - matched))
         return check
-
-    def reset(self) -> None:
-        """Forget the images; the next one is of another run."""
-        self._features = {}
 
     def _encode(self, stamp_ns: int, image: Any) -> Any:
         kept = self._features.get(stamp_ns)

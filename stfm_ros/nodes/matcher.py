@@ -146,6 +146,9 @@ class MatcherNode(LifecycleNode):
     def _after(self, track: Track) -> None:
         """Everything was published of a track; in the thread of the worker."""
 
+    def _let_go(self) -> None:
+        """The model and the outputs are gone."""
+
     def _warning(self) -> str:
         """What is amiss though every image gives a result; empty where nothing is."""
         return ""
@@ -198,6 +201,7 @@ class MatcherNode(LifecycleNode):
             self._outputs = None
             self._odometry.close()
             del self._matcher, self._tracker, self._odometry
+            self._let_go()
         return TransitionCallbackReturn.SUCCESS
 
     on_shutdown = on_cleanup
