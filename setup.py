@@ -180,7 +180,14 @@ setup(
     data_files=[] if PREFIXES else share_files(),
     install_requires=REQUIRES,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["stfm=stfm_ros.cli:main", f"stfm-matcher={NAME}.nodes:matcher_script"]},
+    entry_points={
+        "console_scripts": [
+            "stfm=stfm_ros.cli:main",
+            f"stfm-matcher={NAME}.nodes:matcher_script",
+            f"stfm-teacher={NAME}.nodes:teacher_script",
+            f"stfm-recorder={NAME}.nodes:recorder_script",
+        ]
+    },
     cmdclass={"build_ext": BuildMessages},
     distclass=MessagesDistribution,
     zip_safe=False,

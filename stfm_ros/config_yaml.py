@@ -10,12 +10,15 @@ import textwrap
 
 import yaml
 
-from stfm_ros.config import AppConfig, Setting, settings
+from stfm_ros.config import AppConfig, Setting, TeacherAppConfig, settings
+from stfm_ros.recording.config import RecorderAppConfig
 
 WIDTH = 110
 #: by the name of the node, which is that of its file: the class of its parameters, and what starts it
 NODES: dict[str, tuple[type, str]] = {
     "matcher": (AppConfig, "matcher"),
+    "teacher": (TeacherAppConfig, "teacher"),
+    "recorder": (RecorderAppConfig, "collect"),
 }
 HEADER = """\
 # Parameters of the {node} node, each at its default.

@@ -35,12 +35,16 @@ sys.exit(service.run())
 EXECUTABLE = f"""#!{sys.executable}
 import os, sys
 sys.path.insert(0, {str(HERE)!r})
-from fake_matcher_node import FakeMatcher
-from stfm_ros.nodes.matcher import main
+from fake_teacher_node import FakeMatcher, FakeTeacher
+from stfm_ros.nodes.%s import main
 
 print("profile", os.environ.get("FASTRTPS_DEFAULT_PROFILES_FILE"), flush=True)
-sys.exit(main(load=lambda config: FakeMatcher(config)))
+sys.exit(main(load=lambda config: %s(config)))
 """
+EXECUTABLES = (
+    ("stfm_ros", "matcher", EXECUTABLE % ("matcher", "FakeMatcher")),
+    ("stfm_ros", "teacher", EXECUTABLE % ("teacher", "FakeTeacher")),
+)
 #: tells what it was started with
 RVIZ = f"""#!{sys.executable}
 import sys
@@ -50,14 +54,14 @@ print(sys.argv[1:], file=open(sys.argv[0] + ".said", "w"))
 
 @pytest.fixture
 def prefix(tmp_path: Path) -> Path:
-    """An install space: this checkout's launch and config, a node without weights, an rviz2."""
-    for package, name, code in (("stfm_ros", "matcher", EXECUTABLE), ("rviz2", "rviz2", RVIZ)):
+    """An install space: this checkout's launch and config, nodes without weights, an rviz2."""
+    for package, name, code in (*EXECUTABLES, ("rviz2", "rviz2", RVIZ)):
         index = tmp_path / "share" / "ament_index" / "resource_index" / "packages"
         index.mkdir(parents=True, exist_ok=True)
         (index / package).touch()
-        (tmp_path / "share" / package).mkdir()
+        (tmp_path / "share" / package).mkdir(exist_ok=True)
         script = tmp_path / "lib" / package / name
-        script.parent.mkdir(parents=True)
+        script.parent.mkdir(parents=True, exist_ok=True)
         script.write_text(code)
         script.chmod(0o755)
     for folder in ("launch", "config"):
@@ -66,11 +70,11 @@ def prefix(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def launched(prefix: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def launched(prefix: Path, *arguments: str, node: str = "matcher") -> Iterator[subprocess.Popen[str]]:
     """`ros2 launch`, without the ros2 command; what it says goes to launch.log."""
     env = environment() | {"ROS_LOG_DIR": str(prefix / "log")}
     env["AMENT_PREFIX_PATH"] = os.pathsep.join([str(prefix), env.get("AMENT_PREFIX_PATH", sys.prefix)])
-    command = [sys.executable, "-c", RUN, str(ROOT / "launch" / "matcher.launch.py"), *arguments]
+    command = [sys.executable, "-c", RUN, str(ROOT / "launch" / f"{node}.launch.py"), *arguments]
     with (prefix / "launch.log").open("w") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, text=True)
     try:
@@ -134,6 +138,25 @@ def test_a_wrong_value_ends_the_launch_and_is_named(prefix: Path, argument: str,
         process.wait(60)
     assert words in said(prefix)
     assert "relative_pose" not in said(prefix)
+
+
+def test_a_teacher_is_beside_a_matcher_and_takes_the_topics_of_the_camera(prefix: Path) -> None:
+    camera = "image:=/cam/rgb", "depth:=/cam/aligned", "depth_transport:=compressedDepth", "model:=/my/teacher"
+    names = ("matcher.model", "odometry.scale", "node.depth_transport")
+    with observer() as watch, launched(prefix, "image:=/cam/rgb"), launched(prefix, *camera, node="teacher"):
+        request = GetParameters.Request(names=names)
+        found = watch.call(GetParameters, "/teacher/teacher/get_parameters", request).values
+        assert [one.string_value for one in found] == ["/my/teacher", "depth", "compressedDepth"]
+        wanted = {"/cam/rgb": 2, "/cam/camera_info": 2, "/cam/aligned/compressedDepth": 1}
+        watch.until("inputs", lambda: all(watch.count_subscribers(name) == n for name, n in wanted.items()))
+        results = ("/relative_pose", "/teacher/relative_pose", "/teacher/matches", "/teacher/odometry")
+        watch.until("outputs", lambda: all(watch.count_publishers(name) == 1 for name in results))
+
+
+def test_a_teacher_left_alone_takes_image_and_depth_of_no_namespace(prefix: Path) -> None:
+    with observer() as watch, launched(prefix, node="teacher"):
+        wanted = ("/image", "/camera_info", "/depth")
+        watch.until("inputs", lambda: all(watch.count_subscribers(name) == 1 for name in wanted))
 
 
 def test_left_alone_the_file_rules(prefix: Path) -> None:

@@ -18,6 +18,8 @@ import pytest
 import yaml
 
 from stfm_ros.config import AppConfig, settings
+from stfm_ros.config_yaml import NODES
+from stfm_ros.nodes import launching
 
 ROOT = Path(__file__).resolve().parent.parent
 #: what rviz_default_plugins has in Humble, Jazzy and later: displays with the properties that are used, and tools
@@ -39,13 +41,10 @@ TYPES = {"Path": "nav_msgs/Path", "Odometry": "nav_msgs/Odometry", "PointCloud2"
 QOS = {"Depth", "History Policy", "Reliability Policy", "Durability Policy"}
 
 
-@pytest.fixture
-def launch_file(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The names of the launch file, read without launch."""
-    for name in ("launch", "launch.actions", "launch.substitutions", "launch_ros", "launch_ros.actions",
-                 "launch_ros.substitutions"):  # fmt: skip
-        monkeypatch.setitem(sys.modules, name, MagicMock())
-    return runpy.run_path(str(ROOT / "launch" / "matcher.launch.py"))
+def launch_file(node: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names of a launch file, read without launch."""
+    monkeypatch.setitem(sys.modules, "launch", MagicMock())
+    return runpy.run_path(str(ROOT / "launch" / f"{node}.launch.py"))
 
 
 def rviz() -> dict[str, Any]:
@@ -58,20 +57,25 @@ def topics() -> dict[str, str]:
     return dict(found)
 
 
-def test_every_launch_argument_is_documented_and_sets_what_there_is(launch_file: dict[str, Any]) -> None:
-    documented = re.findall(r"^\| `(\w+)` \|.*\|$", section("Launch arguments"), re.M)
-    assert documented == list(launch_file["ARGUMENTS"])
-    for name, (_, description, _) in launch_file["ARGUMENTS"].items():
-        assert description.endswith("."), name
-    names = {setting.name for setting in settings(AppConfig)} | {"use_sim_time"}
-    assert set(launch_file["PARAMETERS"].values()) <= names
-    assert set(launch_file["PARAMETERS"]) | set(launch_file["TOPICS"]) <= set(launch_file["ARGUMENTS"])
+@pytest.mark.parametrize(("node", "page"), [("matcher", "node.md"), ("teacher", "teacher.md")])
+def test_every_launch_argument_is_documented_and_sets_what_there_is(
+    node: str, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = launch_file(node, monkeypatch)["ARGUMENTS"]
+    assert re.findall(r"^\| `(\w+)` \|.*\|$", section(page, "Launch arguments"), re.M) == list(arguments)
+    assert all(description.endswith(".") for _, description, _ in arguments.values())
+    names = {setting.name for setting in settings(NODES[node][0])} | {"use_sim_time"}
+    assert {parameter for name, parameter in launching.PARAMETERS.items() if name in arguments} <= names
+
+
+def test_every_launch_argument_means_something() -> None:
+    assert set(launching.PARAMETERS) | set(launching.TOPICS) <= set(launching.ARGUMENTS)
     inputs = re.findall(r"^\| in `(\S+)` \|", (ROOT / "docs" / "node.md").read_text(encoding="utf-8"), re.M)
-    assert set(launch_file["TOPICS"].values()) <= set(inputs)
+    assert set(launching.TOPICS.values()) <= set(inputs)
 
 
-def section(title: str) -> str:
-    text = (ROOT / "docs" / "node.md").read_text(encoding="utf-8")
+def section(page: str, title: str) -> str:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     return re.split(r"^##+ ", text.partition(f"# {title}\n")[2], flags=re.M)[0]
 
 
@@ -82,7 +86,7 @@ def shown() -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, display
 
 
-def test_rviz_shows_what_the_node_publishes(launch_file: dict[str, Any]) -> None:
+def test_rviz_shows_what_the_node_publishes() -> None:
     found = {}
     for name, display in shown():
         properties = set(display) - {"Class", "Name", "Enabled", "Value"}
@@ -90,7 +94,7 @@ def test_rviz_shows_what_the_node_publishes(launch_file: dict[str, Any]) -> None
         if "Topic" in display:
             assert set(display["Topic"]) == {"Value"} | QOS
             found[display["Topic"]["Value"].lstrip("/")] = TYPES[name]
-    assert found == {name: topics()[name] for name in launch_file["SHOWN"]}
+    assert found == {name: topics()[name] for name in launching.SHOWN}
     assert {name for name, _ in shown()} == set(DISPLAYS)
     assert rviz()["Global Options"]["Fixed Frame"] == AppConfig().odometry.odom_frame
 
@@ -113,7 +117,8 @@ def test_what_a_launch_needs_is_installed_by_pip_and_by_colcon() -> None:
     cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     assert re.search(r"install\(DIRECTORY launch config DESTINATION share/\$\{PROJECT_NAME\}", cmake)
     by_pip = share_files_of_setup()
-    for name in ("config/stfm.rviz", "config/fastdds_shm.xml", "config/matcher.yaml", "launch/matcher.launch.py"):
+    nodes = [name for node in ("matcher", "teacher") for name in (f"config/{node}.yaml", f"launch/{node}.launch.py")]
+    for name in ("config/stfm.rviz", "config/fastdds_shm.xml", *nodes):
         assert name in by_pip
 
 

@@ -25,6 +25,7 @@ from stfm_ros.scale import DepthScale, ScaleSource
 
 _NO_IMAGE = "remap image:=<topic> (`ros2 topic list` shows them), set node.compressed for compressed images"
 _NO_SCALE = "odometry.scale asks for it: remap {0}:=<topic>, or set odometry.scale to none"
+_NO_DEPTH = "metres come from it: remap depth:=<topic>; node.depth_transport says whether it is compressed"
 _NO_INFO = "relative poses need it: remap camera_info:=<topic>, or start the camera with a calibration"
 
 
@@ -116,7 +117,8 @@ class Inputs:
             topics = scale_topics(node, config)
             self.scale_topic = topics[0][1]
             for scale_class, topic, name in topics:
-                subscribe(scale_class, topic, *of_scale, _NO_SCALE.format(name), self._take_scale)
+                remedy = _NO_DEPTH if name == "depth" else _NO_SCALE.format(name)
+                subscribe(scale_class, topic, *of_scale, remedy, self._take_scale)
 
     def silence(self) -> dict[str, str]:
         """Why nothing arrives, by topic; empty where all do."""

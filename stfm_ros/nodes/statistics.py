@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -97,12 +97,12 @@ class Statistics:
             lines |= {f"status.{status}": str(number) for status, number in sorted(self._statuses.items())}
             if count["placed"] or count["unplaced"]:
                 lines |= {"odometry_placed": str(count["placed"]), "odometry_unplaced": str(count["unplaced"])}
-            lines |= _percentiles("inliers", self._inliers)
+            lines |= percentiles("inliers", self._inliers)
             lines["rate_in_hz"] = f"{_rate(self._arrivals):.2f}"
             lines["rate_out_hz"] = f"{_rate(self._results):.2f}"
-            lines |= _percentiles("age_ms", self._age_ms)
+            lines |= percentiles("age_ms", self._age_ms)
             for stage, values in self._latency_ms.items():
-                lines |= _percentiles(f"latency_ms.{stage}", values)
+                lines |= percentiles(f"latency_ms.{stage}", values)
             lines["last_error"] = self._last_error
             return lines
 
@@ -128,12 +128,12 @@ def shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text)} characters)"
 
 
-def _percentiles(name: str, values: Iterable[float]) -> dict[str, str]:
+def percentiles(name: str, values: Iterable[float], wanted: Sequence[int] = (50, 95)) -> dict[str, str]:
+    """The lines ``name.p50`` and so on; none where there are no values."""
     found = list(values)
     if not found:
         return {}
-    p50, p95 = np.percentile(found, (50, 95))
-    return {f"{name}.p50": f"{p50:.2f}", f"{name}.p95": f"{p95:.2f}"}
+    return {f"{name}.p{which}": f"{value:.2f}" for which, value in zip(wanted, np.percentile(found, wanted))}
 
 
 def _rate(times: Iterable[float]) -> float:
