@@ -122,6 +122,8 @@ class Observer(Node):
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         status = msg.status[0]
+        if not status.name.endswith(": matching"):
+            return
         values = {pair.key: pair.value for pair in status.values}
         numbers = [int(values[name]) for name in ("received", "processed", "dropped", "in_flight")]
         assert numbers[0] == sum(numbers[1:]) and 0 <= numbers[3] <= self.most_in_flight, values
