@@ -1,4 +1,4 @@
-"""The services of the node, all std_srvs/Trigger: ~/reset, ~/set_keyframe, ~/pause, ~/resume."""
+"""The services of a node, all std_srvs/Trigger: ~/pause, ~/resume and the like."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 from rclpy.node import Node
 from std_srvs.srv import Trigger
+
+from stfm_ros.errors import StfmError
 
 #: what a service did, in words, or None where the node is not active
 Action = Callable[[], str | None]
@@ -36,6 +38,9 @@ class Services:
         def answer(request: Any, response: Any) -> Any:
             try:
                 said = action()
+            except StfmError as fault:
+                response.success, response.message = False, str(fault)
+                return response
             except Exception as fault:  # it would end the node
                 response.success, response.message = False, f"{type(fault).__name__}: {fault}; please report this"
                 return response

@@ -9,7 +9,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 
 #: how rmw names the node of a publisher that has gone without a word, or that is not fully known yet
-_UNKNOWN = "_NODE_NAME_UNKNOWN_"
+UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"
 _SETTINGS = {ReliabilityPolicy.RELIABLE: "reliable", ReliabilityPolicy.BEST_EFFORT: "best_effort"}
 
 
@@ -57,7 +57,7 @@ class InputWatch:
 
     def _cause(self) -> str:
         found = self._node.get_publishers_info_by_topic(self.topic)
-        publishers = [one for one in found if one.node_name != _UNKNOWN]
+        publishers = [one for one in found if one.node_name != UNKNOWN_NODE]
         if found and not publishers:
             return "its publisher has ended, or is just starting; start the driver again if it does not by itself"
         if not publishers:

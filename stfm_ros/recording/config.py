@@ -44,8 +44,7 @@ class SelectionConfig:
     )
     wait_s: float = option(
         0.2,
-        "How long a frame waits for its depth, and for its disagreement where that is asked for. A kill loses as "
-        "much.",
+        "How long a frame waits for its depth, and for its disagreement where that is asked for. A kill loses as much.",
         unit="s",
         minimum=0.0,
         maximum=10.0,
@@ -109,10 +108,8 @@ class TopicsConfig:
     """What a recorder node subscribes to. Names are relative, so they may be remapped too."""
 
     image: str = option("image", "Topic of the images.")
-    image_transport: str = option(
-        "raw",
-        "How the images come: raw is sensor_msgs/Image; compressed is sensor_msgs/CompressedImage on IMAGE/compressed.",
-        choices=("raw", "compressed"),
+    compressed: bool = option(
+        False, "The images come as sensor_msgs/CompressedImage on IMAGE/compressed instead of IMAGE."
     )
     camera_info: str = option(
         "camera_info", "Topic of the calibration; left alone: camera_info beside the topic of the images."
@@ -136,7 +133,7 @@ class TopicsConfig:
     matches: str = option("", "Topic of a teacher's stfm_ros/Correspondences, recorded with kept frames; empty: none.")
     extra: str = option(
         "",
-        "Further topics, with commas between them, of any standard type: odometry, /tf, /tf_static, an IMU. All of their "
+        "Further topics, with commas between them, of any standard type: odometry, /tf, /tf_static, an IMU. All their "
         "messages are recorded.",
     )
 

@@ -136,7 +136,7 @@ class Recorder:
         self.config = config = config or RecordingConfig()
         self.paused = False
         storage, selection = config.storage, config.selection
-        self._check_room()
+        self._free = check_room(folder, storage.keep_free_mb)
         self._topics: dict[str, Topic] = {}
         self._intake = Intake(storage.queue_mb * _MB)
         self._outgoing: deque[_Outgoing] = deque()
@@ -398,16 +398,24 @@ class Recorder:
         except OSError as fault:
             self._intake.stop("", f"{self.folder} has no manifest: {fault}")
 
-    def _check_room(self) -> None:
-        """Before anything is made: whether the disk has room for a recording."""
-        there = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
-        self._free = shutil.disk_usage(there).free
-        least = self.config.storage.keep_free_mb
-        if self._free < least * _MB:
-            raise BagError(
-                f"{there} has {self._free / _MB:.0f} MB free and storage.keep_free_mb is {least}: make room, lower the "
-                "limit, or record to another disk"
-            )
+
+def check_room(folder: Path, keep_free_mb: int) -> int:
+    """Before anything is made: whether the disk of a folder, which need not be there, has room for a recording.
+
+    Returns:
+        Free bytes.
+
+    Raises:
+        BagError: it has less than is to be kept free.
+    """
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if free < keep_free_mb * _MB:
+        raise BagError(
+            f"{there} has {free / _MB:.0f} MB free and storage.keep_free_mb is {keep_free_mb}: make room, lower the "
+            "limit, or record to another disk"
+        )
+    return free
 
 
 def _serialised(message: Any, type_name: str) -> bytes:
