@@ -39,10 +39,16 @@ def environment() -> dict[str, str]:
 
 
 class NodeProcess:
-    """A matcher node: a script with a matcher of its own, or, where ``pair_ms`` is None, the installed one."""
+    """A matcher node: a script with a matcher of its own, or, where ``pair_ms`` is None, the installed ``node``."""
 
-    def __init__(self, *ros_args: str, pair_ms: float | None = 0.0, script: str = "fake_matcher_node.py") -> None:
-        command = ["-m", "stfm_ros.nodes.matcher"] if pair_ms is None else [HERE / script, str(pair_ms)]
+    def __init__(
+        self,
+        *ros_args: str,
+        pair_ms: float | None = 0.0,
+        script: str = "fake_matcher_node.py",
+        node: str = "matcher",
+    ) -> None:
+        command = ["-m", f"stfm_ros.nodes.{node}"] if pair_ms is None else [HERE / script, str(pair_ms)]
         arguments = ["--ros-args", *ros_args] if ros_args else []
         self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115, as long as the process; a pipe that nobody empties would stop it
         self.process = subprocess.Popen(
@@ -145,14 +151,14 @@ def observer() -> Iterator[Observer]:
 
 @contextmanager
 def running(
-    *ros_args: str, pair_ms: float | None = 0.0, script: str = "fake_matcher_node.py"
+    *ros_args: str, pair_ms: float | None = 0.0, script: str = "fake_matcher_node.py", node: str = "matcher"
 ) -> Iterator[NodeProcess]:
     """A node that reports often; it has to end well."""
-    node = NodeProcess("-p", "node.diagnostics_period_s:=0.1", *ros_args, pair_ms=pair_ms, script=script)
+    process = NodeProcess("-p", "node.diagnostics_period_s:=0.1", *ros_args, pair_ms=pair_ms, script=script, node=node)
     try:
-        yield node
+        yield process
     finally:
-        code, said = node.stop()
+        code, said = process.stop()
         print(said)
     assert code == 0, said
     assert "Traceback" not in said
