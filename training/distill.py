@@ -227,7 +227,7 @@ def train_teacher(read: Bags, out: Path) -> Path:
 
 def train_student(read: Bags, teacher: Path, out: Path) -> Path:
     """The student's weights."""
-    config = replace(read.config, teacher=replace(read.config.teacher, weights=str(teacher)))
+    config = replace(read.config, teacher=replace(read.config.teacher, weights=str(teacher.resolve())))
     return train(STUDENT, config, out / STUDENT, read.opened)
 
 

@@ -82,6 +82,7 @@ def make_trainer(role: str, config: TrainingConfig, out: Path, validates: bool) 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training")  # teacher and moving average
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty")  # it is gone on with
     warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning with a newer torch
     processes = int(os.environ.get("WORLD_SIZE", 1))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))

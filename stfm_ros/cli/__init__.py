@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from stfm_ros import __version__
 from stfm_ros.cli import (
+    adapt,
     bench,
     bench_train,
     build_engine,
@@ -50,6 +51,7 @@ COMMANDS = tuple(
         inspect,
         train,
         distill,
+        adapt,
         convert_weights,
         export,
         quantize,

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
 
 from stfm_ros.cli.command import Command, Outcome, Screen, table
 from stfm_ros.cli.options import add_setting, at_least, given_options
 from stfm_ros.cli.train import add_training_settings, require_training, training_config
 from stfm_ros.config import Setting, from_mapping, settings
+
+if TYPE_CHECKING:
+    from stfm_training.recordings.config import RecordingConfig
+    from stfm_training.reporting.record import Evaluation
 
 _RECORDING = "recording."
 
@@ -34,35 +42,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--pairs", type=at_least(1), default=100, metavar="N", help="measured on, of each bag (default 100)"
     )
     add_training_settings(parser)
-    if training_config() is not None:
-        group = parser.add_argument_group("how bags are read", "for every bag alike")
-        for setting in _recording_settings():
-            add_setting(group, setting)
+    add_recording_settings(parser)
 
 
 def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
     require_training()
     from stfm_training.config import TrainingConfig, read_config
     from stfm_training.distill import RECIPE, distill
-    from stfm_training.recordings.config import RecordingConfig
 
     config = read_config(options.config or RECIPE, given_options(options, settings(TrainingConfig)))
-    recording = from_mapping(
-        RecordingConfig,
-        {name.removeprefix(_RECORDING): value for name, value in given_options(options, _recording_settings()).items()},
-    )
+    recording = recording_config(options)
     with screen.stages() as progress:
         made = distill(
             options.bag, config, options.out, options.unseen, recording, options.licence, options.pairs, progress
         )
-    rows = table("recording", "", "AUC@5", "AUC@10", "AUC@20", "< 1e-4", "matches")
-    for evaluation in made.evaluations:
-        for method, score in evaluation.main.items():
-            aucs = (f"{100 * value:.1f}" for value in score.auc.values())
-            precision = next(iter(score.precision.values()))
-            rows.add_row(evaluation.name, method, *aucs, f"{precision:.0%}", f"{score.median_matches:.0f}")
-        rows.add_section()
-    screen.show(rows)
+    screen.show(score_table(made.evaluations))
     for text in (*(finding.text for finding in made.findings), *made.notes):
         screen.show(text)
     screen.show(f"report: {made.report}")
@@ -73,14 +67,58 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
         "report": made.report,
         "teacher": made.teacher,
         "better": made.better,
-        "recordings": [
-            {"name": one.name, "relation": one.relation, "scores": {m: s.to_dict() for m, s in one.main.items()}}
-            for one in made.evaluations
-        ],
+        "recordings": score_records(made.evaluations),
         "findings": [asdict(one) for one in made.findings],
         "notes": made.notes,
     }
     return Outcome(record, negative=not made.better)
+
+
+def score_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Each method on each recording."""
+    rows = table("recording", "", "AUC@5", "AUC@10", "AUC@20", "< 1e-4", "matches")
+    for evaluation in evaluations:
+        for method, score in evaluation.main.items():
+            aucs = (f"{100 * value:.1f}" for value in score.auc.values())
+            precision = next(iter(score.precision.values()))
+            rows.add_row(evaluation.name, method, *aucs, f"{precision:.0%}", f"{score.median_matches:.0f}")
+        rows.add_section()
+    return rows
+
+
+def score_records(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """The same for ``--json``; see :data:`SCORE_FIELDS`."""
+    return [
+        {"name": one.name, "relation": one.relation, "scores": {m: s.to_dict() for m, s in one.main.items()}}
+        for one in evaluations
+    ]
+
+
+SCORE_FIELDS = {
+    "recordings[].name": "what was measured on",
+    "recordings[].relation": "held out, or never trained on",
+    "recordings[].scores": "by method (before, after, teacher): as stfm eval gives them",
+}
+
+
+def add_recording_settings(parser: argparse.ArgumentParser) -> None:
+    """An option for each setting of how bags are read; none where the training is not installed."""
+    if training_config() is not None:
+        group = parser.add_argument_group("how bags are read", "for every bag alike")
+        for setting in _recording_settings():
+            add_setting(group, setting)
+
+
+def recording_config(options: argparse.Namespace) -> RecordingConfig:
+    """What these options say.
+
+    Raises:
+        ConfigError: lists every fault.
+    """
+    from stfm_training.recordings.config import RecordingConfig
+
+    given = given_options(options, _recording_settings())
+    return from_mapping(RecordingConfig, {name.removeprefix(_RECORDING): value for name, value in given.items()})
 
 
 def _recording_settings() -> list[Setting]:
@@ -106,9 +144,7 @@ COMMAND = Command(
         "report": "the page; beside it report.json and README.md, the model card",
         "teacher": "the teacher's weights",
         "better": "whether the new weights beat the old ones on the held-out frames",
-        "recordings[].name": "what was measured on",
-        "recordings[].relation": "held out, or never trained on",
-        "recordings[].scores": "by method (before, after, teacher): as stfm eval gives them",
+        **SCORE_FIELDS,
         "findings[]": "after against before: recording, before, after, gain, its 95 % interval (low, high), what fell",
         "notes": "what could not be measured on, and why",
     },
