@@ -9,6 +9,7 @@ import pytest
 
 from stfm_ros.config import AppConfig
 from stfm_ros.errors import ImageError
+from stfm_ros.scale import DepthScale
 from stfm_ros.tracker import Track, Tracker
 from stfm_ros.types import ByteArray, Camera, FloatArray, Matches, PoseStatus
 
@@ -74,6 +75,44 @@ def test_a_pair_gives_the_motion_and_says_of_what() -> None:
     assert position == pytest.approx([1, 0, 0], abs=0.01)
     assert set(track.timings_ms) == {"features", "pair", "pose"} and track.timings_ms["pose"] > 0
     assert track.image0[0, 0, 0] == 0 and track.image1[0, 0, 0] == 5
+
+
+class DepthStandin(Standin):
+    """An RGB-D model: it is given the depth of each image too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depths: list[Any] = []
+
+    def features(self, picture: ByteArray, depth: Any = None) -> int:
+        self.depths.append(depth)
+        return super().features(picture)
+
+    def depth(self, number: int) -> Any:
+        """(480, 640) metres of its points in the ``number``-th place, and of nothing else."""
+        places = self.points - [number * self.step, 0, 0]
+        pixels = places @ K.T
+        column, row = np.rint(pixels[:, :2] / pixels[:, 2:]).astype(int).T
+        metres = np.zeros((480, 640), np.float32)
+        seen = (column >= 0) & (column < 640) & (row >= 0) & (row < 480)
+        metres[row[seen], column[seen]] = places[seen, 2]
+        return metres
+
+
+def test_depth_goes_to_the_model_and_gives_the_metres() -> None:
+    matcher = DepthStandin()
+    config = AppConfig.from_mapping({"odometry.scale": "depth"})
+    given, none = (Tracker(matcher, config, DepthScale(config.odometry)) for _ in range(2))
+    depths = [matcher.depth(number) for number in (0, 10)]
+    for i, depth in enumerate(depths):
+        track = given.track(image(10 * i), CAMERA, i * STEP_NS, "camera", depth)
+    assert matcher.depths[0] is depths[0] and matcher.depths[1] is depths[1]
+    assert track.depth0 is depths[0] and track.depth1 is depths[1]
+    assert track.pose.metric, track.pose.reason
+    assert track.pose.camera1_in_camera0[1] == pytest.approx([0.2, 0, 0], abs=0.005)
+    _, track = run(none, [0, 10])
+    assert matcher.depths[2:] == [None, None] and track.depth0 is None and track.depth1 is None
+    assert not track.pose.metric and "no metric length: no depth image within" in track.pose.reason
 
 
 def test_each_image_is_encoded_once() -> None:

@@ -63,7 +63,7 @@ class Diagnostics:
             level, summary = WARN, f"{new_faults} faults since the last report, the last: {values['last_error']}"
         elif topics.get("paused") == "true":
             level, summary = OK, "paused"
-        elif warning := self._warning():
+        elif inputs and (warning := self._warning()):
             level, summary = WARN, warning
         else:
             level, summary = OK, f"{values['rate_out_hz']} Hz" if inputs else "not active"
