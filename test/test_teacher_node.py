@@ -15,6 +15,8 @@ pytest.importorskip("stfm_ros.msg", reason="needs the generated messages: pip in
 
 from camera_process import image_message, info_message
 from fake_teacher_node import depth_of_points
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -61,8 +63,12 @@ class DepthCamera:
         self.infos = watch.create_publisher(CameraInfo, "camera_info", qos)
         self.depths = watch.create_publisher(Image, "depth", qos)
         self.stamp_ns = 1_000_000_000_000
+        self.connect()
+
+    def connect(self) -> None:
+        """Wait for the node, and give it the calibration."""
         for publisher in (self.images, self.infos, self.depths):
-            watch.until("subscriber", lambda publisher=publisher: publisher.get_subscription_count() == 1)
+            self.watch.until("subscriber", lambda one=publisher: one.get_subscription_count() == 1)
         time.sleep(0.5)  # the other side may still be about to match
         self.infos.publish(info_message(self.stamp_ns))
         time.sleep(0.2)
@@ -192,10 +198,16 @@ def test_what_waits_and_what_covers_too_little_is_said(watch: Observer) -> None:
         watch.until("no warning", lambda: watch.level == b"\x00", 10)
 
         camera.step()
-        camera.image()  # waits now, until the node ends
+        camera.image()
         watch.until("image that waits", lambda: watch.count("in_flight") == 1, 10)
-        time.sleep(0.5)
-        assert watch.count("in_flight") == 1
+        for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
+            request = ChangeState.Request(transition=Transition(id=transition))
+            assert watch.call(ChangeState, "/teacher/change_state", request).success
+            watch.until("nothing that waits", lambda: watch.count("in_flight") == 0, 10)
+        assert watch.count("dropped") == 1 and watch.count("received") == 4
+        camera.connect()
+        camera.both()
+        assert camera.result().status == RelativePose.NO_REFERENCE
 
 
 RGB_IN_TEACHER = (
