@@ -427,8 +427,9 @@ class ShadowConfig:
     )
     window: int = option(100, "Pairs over which /diagnostics sums up.", minimum=10, maximum=10000)
     warn_right: float = option(
-        0.8,
-        "/diagnostics warns where fewer of the student's matches than this share are right.",
+        0.9,
+        "/diagnostics warns where the share of the student's matches that are right is less than this part of the "
+        "teacher's.",
         minimum=0.0,
         maximum=1.0,
         live=True,

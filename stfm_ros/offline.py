@@ -27,12 +27,12 @@ import numpy as np
 from stfm_ros import messages
 from stfm_ros.bag_types import CORRESPONDENCES_TYPE, RELATIVE_POSE_TYPE
 from stfm_ros.bags import CAMERA_INFO_TYPE, IMAGE_TYPES, BagReader, BagWriter
-from stfm_ros.errors import BagError, StfmError
+from stfm_ros.errors import BagError, ConfigError, StfmError
 from stfm_ros.frames import Frame, FrameWalk, TimeLine
 from stfm_ros.images import camera_from_info, is_depth
 from stfm_ros.motion import inverse
 from stfm_ros.odometry import OPTICAL_IN_BODY, Odometer
-from stfm_ros.scale import SOURCES, ScaleSource
+from stfm_ros.scale import SOURCES, DepthScale, ScaleSource
 from stfm_ros.stereo import StereoScale
 from stfm_ros.tracker import FeatureMatcher, Tracker
 from stfm_ros.trajectory import Trajectory, write_tum
@@ -138,6 +138,7 @@ def run_bag(
     Raises:
         BagError: the recording cannot be read or lacks the topics (lists the candidates), or the bag cannot be written;
             nothing is left behind.
+        ConfigError: an RGB-D model without depth.
     """
     with ExitStack() as stack:
         reader = stack.enter_context(BagReader(bag))
@@ -147,6 +148,7 @@ def run_bag(
         result = RunResult(images, infos, scale_topic=find_scale(reader, wanted.scale, scale_topic, images))
         scale = SOURCES[wanted.scale][0](wanted, None) if result.scale_topic else None
         feed = _Feed(reader, result, scale)
+        depths = _depths(matcher, scale)
         line = TimeLine(result.fault)
         walk = FrameWalk(Tracker(matcher, config, scale), result.fault)
         unscaled = wanted.allow_unscaled or scale is None  # then the trajectory is of one unknown scale
@@ -154,7 +156,8 @@ def run_bag(
         for image, info, receipt_ns in paired_with_info(reader, images, infos):
             feed.until(receipt_ns + _AHEAD_NS)
             before = result.faults.copy()
-            track = None if line.leaves_out(image) else walk(Frame(image, info, time.monotonic()))
+            depth = depths and depths.find(_stamp(image))
+            track = None if line.leaves_out(image) else walk(Frame(image, info, time.monotonic(), depth))
             result.read += 1
             if track is None:
                 result.unmatched[_why(result.faults - before)] += 1
@@ -280,6 +283,18 @@ def paired_with_info(reader: BagReader, image_topic: str, info_topic: str) -> It
 
 def _stamp(message: Any) -> int:
     return messages.stamp_ns(message.header)
+
+
+def _depths(matcher: NamedMatcher, scale: ScaleSource | None) -> DepthScale | None:
+    """What gives each image its depth, for an RGB-D model."""
+    if not getattr(matcher, "takes_depth", False):
+        return None
+    if not isinstance(scale, DepthScale):
+        raise ConfigError(
+            f"model {matcher.model_name} takes colour and depth (RGB-D): set odometry.scale to depth, which gives each "
+            "image its depth, or name an RGB model"
+        )
+    return scale
 
 
 def _why(faults: Counter[str]) -> str:

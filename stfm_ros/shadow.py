@@ -9,6 +9,9 @@ every match of the student whose start has depth is judged by itself, whether th
 * It is not judged where the place is not known well enough: its standard deviation by the depth's noise and the
   pose's covariance is more than half of ``limit_px``.
 
+Depth, calibration and pose err too, so the teacher's matches are judged in the same way: what counts is how often the
+student is right beside how often the teacher is.
+
 The teacher is no truth where it has no pose, few inliers or two motions, or where its own points have another depth in
 the current image: then there is no verdict, and the reason says why. What it errs in common with the student, which
 looks at the same pixels, is not seen.
@@ -145,11 +148,18 @@ class StudentCheck:
     judged: int = 0
     right: float = _NAN
     error_px: float = _NAN
+    teacher_right: float = _NAN
+    teacher_error_px: float = _NAN
     within_1_sigma: float = _NAN
     within_2_sigma: float = _NAN
     confidences: Confidences = field(default_factory=Confidences.none)
     pose: PoseDifference = PoseDifference()
     timings_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def as_right(self) -> float:
+        """How often the student is right, as a share of how often the teacher is, 1 at most."""
+        return _as_right(self.right, self.teacher_right)
 
 
 def check_student(
@@ -176,10 +186,11 @@ def check_student(
         return StudentCheck(verdict, reason, _NAN, **counts)
     common, common_px = _common(truth, matches, limit_px, CELL_PX / 2 * scale)
     judged = _judge(truth, matches, limit_px)
+    teacher = _judge(truth, truth.matches, limit_px)
     if not pose.status.has_rotation:
         disagreement, reason = 1.0, f"the student has no pose: {pose.reason}"
     else:
-        disagreement = 1 - float(np.nanmin([common, judged.right]))
+        disagreement = 1 - float(np.nanmin([common, _as_right(judged.right, teacher.right)]))
         reason = judged.why_none
     return StudentCheck(
         verdict,
@@ -191,6 +202,8 @@ def check_student(
         judged=len(judged.errors_px),
         right=judged.right,
         error_px=_median(judged.errors_px),
+        teacher_right=teacher.right,
+        teacher_error_px=_median(teacher.errors_px),
         within_1_sigma=judged.within(1),
         within_2_sigma=judged.within(2),
         confidences=Confidences.of(judged.confidence, judged.is_right),
@@ -474,6 +487,10 @@ def _nees(error: FloatArray, covariance: FloatArray) -> float:
 
 def _share(flags: BoolArray) -> float:
     return float(flags.mean()) if flags.size else _NAN
+
+
+def _as_right(student: float, teacher: float) -> float:
+    return min(student / teacher, 1.0) if np.isfinite(student) and teacher > 0 else _NAN
 
 
 def _median(values: FloatArray | Float32Array) -> float:

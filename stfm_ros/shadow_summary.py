@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,8 @@ class Summary:
         matches: of the student that were judged.
         right: share of these.
         error_px: median over the pairs of their medians.
+        teacher_right, teacher_error_px: the same of the teacher, medians over the pairs.
+        as_right: median of the student's share as a part of the teacher's.
         within_1_sigma, within_2_sigma: of the errors of right matches, by axis.
         rotation_deg, direction_deg, length_m: medians over the pairs, the length's of its size.
         rotation_nees, translation_nees: medians over the pairs.
@@ -49,6 +52,9 @@ class Summary:
     matches: int
     right: float
     error_px: float
+    teacher_right: float
+    teacher_error_px: float
+    as_right: float
     within_1_sigma: float
     within_2_sigma: float
     rotation_deg: float
@@ -70,6 +76,20 @@ class Summary:
         judged, right, total = self.confidences
         return float(np.abs(right - total).sum() / judged.sum()) if judged.any() else _NAN
 
+    def record(self) -> dict[str, Any]:
+        """For JSON: every figure by name, null where it is not known."""
+        values = {name: value for name, value in vars(self).items() if name != "confidences"}
+        known = {name: None if value != value else value for name, value in values.items()}
+        error = self.calibration_error
+        return {
+            **known,
+            "calibration_error": None if error != error else error,
+            "confidence": [
+                {"from": i / BINS, "judged": int(judged), "right": int(right), "sum": float(total)}
+                for i, (judged, right, total) in enumerate(zip(*self.confidences))
+            ],
+        }
+
     def lines(self) -> dict[str, str]:
         """By name, as text; what is not known is left out."""
         values = {
@@ -79,6 +99,9 @@ class Summary:
             "common_px": self.common_px,
             "right": self.right,
             "error_px": self.error_px,
+            "teacher_right": self.teacher_right,
+            "teacher_error_px": self.teacher_error_px,
+            "as_right": self.as_right,
             "poses": self.poses,
             "rotation_deg": self.rotation_deg,
             "direction_deg": self.direction_deg,
@@ -104,7 +127,7 @@ class Summary:
         if self.judged < ENOUGH:
             return ""
         wanted = (
-            ("matches that are right", self.right, config.warn_right, "warn_right"),
+            ("of the teacher's share of right matches", self.as_right, config.warn_right, "warn_right"),
             ("of the teacher's inliers that it has too", self.common, config.warn_common, "warn_common"),
             ("of the pairs with a pose", self.poses, config.warn_poses, "warn_poses"),
         )
@@ -142,6 +165,9 @@ def summarise(checks: Sequence[StudentCheck]) -> Summary:
         matches=int(confidences.judged.sum()),
         right=_ratio(right, confidences.judged.sum()),
         error_px=over(lambda check: check.error_px),
+        teacher_right=over(lambda check: check.teacher_right),
+        teacher_error_px=over(lambda check: check.teacher_error_px),
+        as_right=over(lambda check: check.as_right),
         within_1_sigma=_ratio(_weighted(judged, "within_1_sigma"), right),
         within_2_sigma=_ratio(_weighted(judged, "within_2_sigma"), right),
         rotation_deg=over(lambda check: check.pose.rotation_deg),

@@ -100,6 +100,7 @@ def test_a_perfect_student_is_told_so(model: str, seed: int, turn: float, baseli
     check = check_student(scene.truth, scene.true, scene.truth.pose, CONFIG)
     assert check.verdict is Verdict.JUDGED and check.reason == ""
     assert check.common == 1.0 and check.common_px < 1e-4
+    assert check.right == check.teacher_right and check.error_px == check.teacher_error_px
     assert check.right == 1.0 and check.error_px < 5e-3  # of single precision, and of the lens' inverse
     assert check.judged > 0.9 * len(scene.true)
     assert check.disagreement < 1e-9
@@ -138,6 +139,19 @@ def test_an_error_is_measured_behind_a_lens_that_bends() -> None:
     assert check_student(scene.truth, scene.true, scene.truth.pose, CONFIG).right == 1.0
     pinhole = replace(scene.truth, camera0=straight, camera1=straight, depth1=None)
     assert check_student(pinhole, scene.true, scene.truth.pose, CONFIG).right < 0.9
+
+
+def test_what_depth_and_calibration_get_wrong_is_not_laid_at_the_students_door() -> None:
+    """A lens that is calibrated badly makes the matches of both wrong, and alike."""
+    scene = wall(1, "plumb_bob", 8.0)
+    bad = replace(scene.camera, D=0.5 * scene.camera.D)
+    truth = replace(scene.truth, camera0=bad, camera1=bad)
+    alike = check_student(truth, scene.true, truth.pose, CONFIG)
+    assert alike.right == alike.teacher_right < 0.95 and alike.error_px == alike.teacher_error_px > 1.0
+    assert alike.as_right == 1.0 and alike.disagreement == 0.0
+    half = moved(scene.true, 10.0 * (np.arange(len(scene.true)) % 2)[:, None])
+    worse = check_student(truth, half, truth.pose, CONFIG)
+    assert worse.as_right == pytest.approx(0.5, abs=0.1) and worse.disagreement == pytest.approx(0.5, abs=0.1)
 
 
 @pytest.mark.parametrize(("claimed", "once", "twice"), [(0.7, 0.683, 0.954), (0.35, 0.383, 0.683), (1.4, 0.954, 1.0)])
@@ -371,9 +385,9 @@ def test_a_weak_student_is_warned_of_with_what_to_do() -> None:
     lost = check_student(scene.truth, student, no_pose(9, PoseStatus.LOST, ""), CONFIG)
     warning = summarise([check] * 7 + [lost] * 3).warning(CONFIG)
     assert warning == (
-        "the student is weak here: 75 % matches that are right, expected 80 % at least (shadow.warn_right); 70 % of "
-        "the pairs with a pose, expected 90 % at least (shadow.warn_poses); record this place (collect.launch.py) and "
-        "train it on the recording (stfm adapt BAG)"
+        "the student is weak here: 75 % of the teacher's share of right matches, expected 90 % at least "
+        "(shadow.warn_right); 70 % of the pairs with a pose, expected 90 % at least (shadow.warn_poses); record this "
+        "place (collect.launch.py) and train it on the recording (stfm adapt BAG)"
     )
     assert summarise([check] * 10).warning(replace(CONFIG, warn_right=0.7)) == ""
     assert summarise([check] * 9).warning(CONFIG) == ""  # too few to say
