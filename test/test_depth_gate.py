@@ -51,7 +51,8 @@ class Bench:
 
     def lose_patience(self) -> None:
         self.gate.patience = Patience(SLOP / 1e9, 0.0)
-        self.gate.look()
+        for _ in range(2):
+            self.gate.tick()
 
 
 #: of an image and its depth: which come, how far the depth's stamp is off, how late each comes
@@ -132,19 +133,34 @@ def test_a_lost_depth_costs_its_image_and_no_time() -> None:
 
 def test_where_no_depth_comes_the_image_waits_so_long() -> None:
     bench = Bench(wait_s=100.0)
-    bench.image(0)
-    bench.gate.look()
+    bench.image(0, waited_s=99.0)
+    bench.image(STEP)
+    for _ in range(3):
+        bench.gate.tick()
     assert not bench.given_up
     bench.gate.close()
-    bench.image(0, waited_s=101.0)
-    ((_, why),) = bench.given_up
+    bench.image(2 * STEP, waited_s=101.0)
+    bench.image(3 * STEP)
+    bench.gate.tick()
+    ((image, why),) = bench.given_up
+    assert image == 2 * STEP and len(bench.gate) == 1
     assert "none came in 100 s (teacher.depth_wait_s); none has come at all: remap depth:=<topic>, set" in why
     bench.depth(-100 * 10**9)
-    bench.image(STEP)
     bench.lose_patience()
     assert (
-        "the nearest is 100.0 s off: the depth has stopped, or another clock stamps it; check" in bench.given_up[1][1]
+        "the nearest is 100.1 s off: the depth has stopped, or another clock stamps it; check" in bench.given_up[1][1]
     )
+
+
+def test_a_process_that_was_busy_takes_what_lies_in_its_queues_before_it_gives_up() -> None:
+    """Image and depth came in time, but when it is their turn, first comes that of the timer."""
+    bench = Bench(wait_s=1.0)
+    bench.image(0, waited_s=5.0)
+    bench.gate.tick()
+    bench.image(STEP, waited_s=4.0)
+    bench.depth(0)
+    bench.depth(STEP)
+    assert bench.passed == [(0, 0), (STEP, STEP)] and not bench.given_up
 
 
 def test_the_images_that_wait_are_bounded() -> None:

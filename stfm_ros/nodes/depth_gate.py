@@ -3,6 +3,7 @@
 The depth of an image may come before or after it. It is the nearest within ``odometry.depth_slop_s``, so an image goes
 on as soon as no nearer one can come: when a depth of its own stamp or a later one has come. A topic keeps its order:
 where a depth beyond that is there and an image's own is not, its own is lost, and the image is given up at once.
+Where none comes at all, it is given up after a while.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class DepthGate:
         self._topics = image_topic, depth_topic
         self._waiting: deque[Frame] = deque()
         self._depths: deque[int] = deque(maxlen=DEPTHS)  # stamps, newest last
+        self._ticked_s = -np.inf
 
     def __len__(self) -> int:
         """How many frames wait."""
@@ -70,7 +72,7 @@ class DepthGate:
         if self._waiting and _stamp(frame) < _stamp(self._waiting[-1]):
             self._give_up_all("the stamps jumped back before its depth came")
         self._waiting.append(frame)
-        self.look()
+        self._look()
         if len(self._waiting) > DEPTHS:
             oldest = self._waiting.popleft()
             self._give_up(oldest, self._why(oldest, f"{DEPTHS} images behind it wait for theirs as well"))
@@ -81,13 +83,22 @@ class DepthGate:
         if self._depths and stamp < self._depths[-1] - ANEW_NS:
             self._depths.clear()
         self._depths.append(stamp)
-        self.look()
+        self._look()
 
-    def look(self) -> None:
-        """Let go of the frames whose depth is there, and of those that have waited too long."""
+    def tick(self) -> None:
+        """Give up the frames that have waited too long; to be called again and again while any wait.
+
+        They are those that had waited too long when it was called before: what lay in the queues of a busy process by
+        then has been taken since.
+        """
+        self._look(self._ticked_s - self.patience.wait_s)
+        self._ticked_s = time.monotonic()
+
+    def _look(self, patient_since_s: float = -np.inf) -> None:
+        """Let go of the frames whose depth is there or lost, and of those that came before a time."""
         while self._waiting:
             frame = self._waiting[0]
-            depth, lost = self._find(_stamp(frame)), self._lost(frame)
+            depth, lost = self._find(_stamp(frame)), self._lost(frame, patient_since_s)
             if depth is not None and (lost or self._is_settled(frame)):
                 self._waiting.popleft()
                 self._deliver(replace(frame, depth=depth))
@@ -107,13 +118,13 @@ class DepthGate:
         """Whether no nearer depth can come."""
         return bool(self._depths) and self._depths[-1] >= _stamp(frame)
 
-    def _lost(self, frame: Frame) -> str:
+    def _lost(self, frame: Frame, patient_since_s: float) -> str:
         """Why there will be no (other) depth for a frame; empty while there may be."""
         if self._depths:
             later = self._depths[-1] - _stamp(frame)
             if self.patience.slop_s * 1e9 < later < ANEW_NS:  # beyond, it is of another run of a recording
                 return self._why(frame, "a depth of a later stamp came, its own was lost")
-        if time.monotonic() - frame.received_s >= self.patience.wait_s:
+        if frame.received_s <= patient_since_s:
             return self._why(frame, f"none came in {self.patience.wait_s:g} s (teacher.depth_wait_s)")
         return ""
 

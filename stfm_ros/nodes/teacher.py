@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from stfm_ros.matcher import Matcher
     from stfm_ros.tracker import Track
 
-#: how often the images that wait are looked at, beside every time that a message comes
-LOOK_S = 0.02
+#: how often it is seen to that no image waits too long
+TICK_S = 0.02
 
 
 class TeacherNode(base.MatcherNode):
@@ -71,7 +71,7 @@ class TeacherNode(base.MatcherNode):
         topics = self._inputs.image_topic, self._inputs.scale_topic
         self._gate = DepthGate(depths.find, self._submit, self._give_up, self._patience, *topics)
         self._timer = self.create_timer(
-            LOOK_S, guarded(self._look, self._fault, "the image"), clock=Clock(clock_type=ClockType.STEADY_TIME)
+            TICK_S, guarded(self._tick, self._fault, "the image"), clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
         self._timer.cancel()  # until an image waits
 
@@ -89,14 +89,15 @@ class TeacherNode(base.MatcherNode):
 
     def _enter(self, frame: Frame) -> None:
         self._gate.take_frame(frame)
-        self._timer.reset()
+        if self._timer.is_canceled():
+            self._timer.reset()
 
     def _took(self, message: Any) -> None:
         self._depth_statistics.receive((self.get_clock().now().nanoseconds - stamp_ns(message.header)) / 1e6)
         self._gate.take_depth(message)
 
-    def _look(self) -> None:
-        self._gate.look()
+    def _tick(self) -> None:
+        self._gate.tick()
         if not len(self._gate):
             self._timer.cancel()
 
