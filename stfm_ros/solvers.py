@@ -6,6 +6,7 @@ inliers, or None where there is no pose.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -61,12 +62,9 @@ def solve_poselib(
     points0: FloatArray, points1: FloatArray, camera0: Camera, camera1: Camera, threshold_px: float
 ) -> Solved | None:
     """PoseLib's LO-RANSAC with a final refinement, at an epipolar error of ``threshold_px``."""
-    try:
-        import poselib
-    except ImportError as error:
-        raise RuntimeNotAvailable(
-            "the solver poselib is not installed: pip install poselib, or choose the solver opencv"
-        ) from error
+    require_poselib()
+    import poselib
+
     options = {"max_epipolar_error": threshold_px, "success_prob": CONFIDENCE}
     models = [_poselib_camera(camera) for camera in (camera0, camera1)]
     pose, info = poselib.estimate_relative_pose(points0, points1, *models, options, {})
@@ -91,6 +89,18 @@ SOLVERS: dict[str, tuple[Solver, float]] = {
     "stfm": (solve_stfm, DEFAULTS.inlier_px),
     "magsac": (solve_magsac, 1.0),
 }
+
+
+def require_poselib() -> None:
+    """Refuse to begin without PoseLib.
+
+    Raises:
+        RuntimeNotAvailable: it is not installed.
+    """
+    if importlib.util.find_spec("poselib") is None:
+        raise RuntimeNotAvailable(
+            "the solver poselib is not installed: pip install poselib, or choose the solver opencv"
+        )
 
 
 def find_solver(name: str) -> tuple[Solver, float]:

@@ -154,6 +154,7 @@ class TwoViews:
     images: tuple[ByteArray, ByteArray]
     depths: tuple[Float32Array, Float32Array]
     stamps: FloatArray
+    exact: tuple[Float32Array, Float32Array] | None = None  #: depth without a sensor, where the renderer is known
 
     def __len__(self) -> int:
         return 2
@@ -225,5 +226,6 @@ def _rendered_pair(
     sensor = DepthSensor.random(rng)
     depths = [sensor.measure(depth, image, focal, rng) for depth, image in zip(exact, pictures)]
     images = [augment(image, rng, difficulty * rng.random()) for image in pictures]
-    source = TwoViews(camera, poses, (images[0], images[1]), (depths[0], depths[1]), np.arange(2.0))
+    both = np.arange(2.0), (exact[0], exact[1])
+    source = TwoViews(camera, poses, (images[0], images[1]), (depths[0], depths[1]), *both)
     return Pair(source, 0, 1, overlap)

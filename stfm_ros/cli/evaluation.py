@@ -1,7 +1,8 @@
 """``stfm eval``: how good the matches are, beside SIFT and ORB in the same run.
 
 Inputs are told apart by what they hold: ``H_1_k`` files (Oxford's affine data: homographies), intrinsics.yaml (a folder
-of ``stfm import-rgbd``), else a bag with images, calibration and true poses.
+of ``stfm import-rgbd``), else a bag with images, calibration and true poses. ``--suite`` runs the fixed benchmark of
+``stfm_ros.cli.suite`` instead.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stfm_ros.cli.command import Command, Outcome, Screen, table
+from stfm_ros.cli import suite
+from stfm_ros.cli.command import Command, Outcome, Screen, UsageError, table
 from stfm_ros.cli.options import (
     MODEL_FIELDS,
     about_model,
     add_settings,
     at_least,
     baselines,
+    given_options,
     load_matcher,
     model_line,
     read_config,
 )
+from stfm_ros.config import AppConfig, settings
 
 if TYPE_CHECKING:
     from stfm_ros.evaluate import ColourMethod, HomographyScore, Method, PoseScore
@@ -34,13 +38,25 @@ if TYPE_CHECKING:
 
 #: best and worst pairs that are drawn, each
 PICTURES = 2
+PAIRS = 200
+METHODS = "sift,orb"
+#: what the benchmark has fixed, by option
+FIXED = (
+    *("max_gap", "seed", "solver", "solver_px", "pictures"),
+    *("image_topic", "camera_info_topic", "pose_topic", "depth_topic"),
+)
+#: and what belongs to it alone
+OF_SUITE = ("models", "method", "datasets", "out")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "inputs", type=Path, nargs="+", metavar="BAG_OR_FOLDER", help="bags with true poses, RGB-D or Oxford folders"
+        "inputs", type=Path, nargs="*", metavar="BAG_OR_FOLDER", help="bags with true poses, RGB-D or Oxford folders"
     )
-    parser.add_argument("--pairs", type=at_least(1), default=200, metavar="N", help="pairs of an input (default 200)")
+    parser.add_argument(
+        "--pairs", type=at_least(1), metavar="N",
+        help=f"pairs of an input (default {PAIRS}; of a data set of the benchmark all)",
+    )  # fmt: skip
     parser.add_argument(
         "--max-gap", type=float, default=0.0, metavar="S",
         help="longest time between two images (default 0: no limit where there is depth, else 1 s)",
@@ -52,19 +68,55 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--solver-px", type=float, metavar="PX", help="its inlier threshold (poselib 1, opencv 0.5)")
     parser.add_argument(
-        "--methods", default="sift,orb", metavar="LIST", help="what stands beside the model: sift, orb, akaze, or none"
-    )
+        "--methods", metavar="LIST",
+        help=f"what stands beside the model: sift, orb, akaze, or none (default {METHODS}); in the benchmark xfeat and "
+        "xfeat+lighterglue too (default all five)",
+    )  # fmt: skip
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw the model's best and worst pairs here")
     for topic in ("image", "camera-info", "pose", "depth"):
         parser.add_argument(f"--{topic}-topic", default="", metavar="TOPIC", help="found where there is only one")
+    suite.arguments(parser)
     add_settings(parser, "matcher")
 
 
 def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
+    _check(options)
+    if options.suite:
+        found, negative = suite.execute(options, screen)
+        return Outcome({"model": None, "inputs": [], "suite": found}, negative)
+    return _measure(options, screen)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that do not go together, and say what the benchmark has fixed."""
+    parser = argparse.ArgumentParser(add_help=False)
+    arguments(parser)
+    fixed, of_suite = (
+        [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) != parser.get_default(name)]
+        for names in (FIXED, OF_SUITE)
+    )
+    if options.suite and options.inputs:
+        raise UsageError(
+            f"{options.inputs[0]} beside --suite: the benchmark measures on its own data; run stfm eval twice"
+        )
+    if options.suite and fixed:
+        raise UsageError(
+            f"{', '.join(fixed)} beside --suite: the benchmark fixes that; leave it out, or measure single inputs"
+        )
+    if options.suite and "matcher.model" in given_options(options, settings(AppConfig)):
+        raise UsageError("--model beside --suite: the benchmark measures a list of models, name it by --models")
+    if not options.suite and not options.inputs:
+        raise UsageError("nothing to evaluate: name bags or folders, or run the benchmark with --suite DATA")
+    if not options.suite and of_suite:
+        raise UsageError(f"{of_suite[0]} belongs to the benchmark: add --suite DATA, or leave it out")
+
+
+def _measure(options: argparse.Namespace, screen: Screen) -> Outcome:
+    """The model and its peers on the inputs."""
     from stfm_ros.evaluate import WithDepth
 
     config = read_config(options)
-    beside: dict[str, ColourMethod] = {**baselines(options.methods)}
+    beside: dict[str, ColourMethod] = {**baselines(METHODS if options.methods is None else options.methods)}
     solver = options.solver
     if solver == "auto":
         solver = "poselib" if importlib.util.find_spec("poselib") else "opencv"
@@ -86,7 +138,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
                 inputs.append(_homographies(path, {**any_turn, **colour}, screen))
             else:
                 inputs.append(_poses(path, source, methods, solver, options, screen))
-    record = {"model": about_model(matcher) | {"method": model}, "inputs": inputs}
+    record = {"model": about_model(matcher) | {"method": model}, "inputs": inputs, "suite": None}
     return Outcome(record, negative=any(_nothing(one, model) for one in inputs))
 
 
@@ -132,7 +184,7 @@ def _poses(
     from stfm_ros.evaluate import evaluate_pairs
     from stfm_ros.pairs import Sampling, sample_pairs
 
-    sampling = Sampling(count=options.pairs, max_gap_s=options.max_gap, seed=options.seed)
+    sampling = Sampling(count=options.pairs or PAIRS, max_gap_s=options.max_gap, seed=options.seed)
     pairs = sample_pairs(source, sampling)
     with screen.progress(f"evaluating {path.name}") as step:
         scores = evaluate_pairs(methods, pairs, solver, options.solver_px, step)
@@ -252,10 +304,12 @@ COMMAND = Command(
         "distance in normalised coordinates. With homographies: the share of matches within 1, 3 and 5 px (MMA) and "
         "the AUC of the corner error at 3, 5 and 10 px, "
         "as one look and with the search over turns and zooms that stfm match uses. An RGB-D model (a teacher's "
-        ".safetensors) is given the recorded depth as well."
+        ".safetensors) is given the recorded depth as well.\n\n"
+        "With --suite the fixed benchmark of docs/benchmark.md is run on a data folder instead: the same pairs for "
+        "every method and every version; tables, JSON, and a page with the best and the worst pairs."
     ),
     example="stfm eval office.mcap --pairs 16 --pictures pictures",
-    negative="the model solved no pair of an input",
+    negative="the model solved no pair of an input, or of a data set of the benchmark",
     fields={
         **MODEL_FIELDS,
         "model.method": "its name in the scores",
@@ -268,6 +322,7 @@ COMMAND = Command(
         "inputs[].scores": "one object for each method; see stfm_ros.evaluate.PoseScore and HomographyScore; shares "
         "and AUC are 0 to 1, what is infinite is null",
         "inputs[].pictures": "(pose) what --pictures wrote; green matches agree with the true motion",
+        **suite.FIELDS,
     },
     arguments=arguments,
     execute=execute,

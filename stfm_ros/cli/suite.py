@@ -1,0 +1,268 @@
+"""``stfm eval --suite``: the benchmark of ``stfm_ros.suite``, as the command line sees it."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stfm_ros.cli.command import Screen, table, to_json
+from stfm_ros.cli.options import given_settings
+
+if TYPE_CHECKING:
+    from stfm_ros.suite.definition import Dataset, Suite
+    from stfm_ros.suite.entrants import Entrant
+    from stfm_ros.suite.readers import Render, RenderedPair
+    from stfm_ros.suite.runner import Opened
+    from stfm_ros.suite.summary import Overall, Result
+    from stfm_ros.types import ByteArray
+
+MODELS = "default,small"
+#: what runs beside the models unless told otherwise
+METHODS = "sift,orb,akaze,xfeat,xfeat+lighterglue"
+#: every so many photographs of the research folder is a texture of the rendered scenes
+TEXTURES = 16
+_RENDERER = ("render", "raster", "furnish", "textures", "photometric", "evaluation")
+
+FIELDS = {
+    "suite": "(--suite) the benchmark:",
+    "suite.version": "of stfm_ros/data/suite.yaml",
+    "suite.hash": "first 12 hex digits of the SHA-256 of that file",
+    "suite.seed": "of the bootstrap; the seeds of the pairs are in datasets",
+    "suite.draws": "of the bootstrap",
+    "suite.commit": "git describe of the code, or none",
+    "suite.machine": "processor, cores, system, Python",
+    "suite.versions": "of the libraries that figures depend on",
+    "suite.threads": "CPU threads that the methods were given; 0 is their own choice",
+    "suite.load": "mean number of running processes over the last minute, at the beginning and at the end",
+    "suite.seconds": "of the whole run; rows that were kept from an earlier one took none",
+    "suite.datasets": "one object for each data set that was measured: its lines of suite.yaml, and",
+    "suite.datasets[].data": "fingerprint of its files (names and sizes; of rendered scenes their renderer's too)",
+    "suite.methods": "one object for each method:",
+    "suite.methods[].name": "its name in the results",
+    "suite.methods[].identity": "what its matches depend on: weights, settings, code",
+    "suite.methods[].gflops": "1e9 operations of a 640x480 pair; null where nobody counted",
+    "suite.results": "one object for each data set and method; see stfm_ros.suite.summary.Result. Each figure has "
+    "value, low and high (95 % interval); shares and AUC are 0 to 1",
+    "suite.summary": "one object for each method; see stfm_ros.suite.summary.Overall",
+    "suite.left_out": "data sets and methods that were not measured, with the reason",
+    "suite.json": "file of this object",
+    "suite.page": "the HTML page",
+    "suite.picture": "accuracy against cost; null without matplotlib",
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the benchmark."""
+    group = parser.add_argument_group("the benchmark (docs/benchmark.md)")
+    group.add_argument("--suite", type=Path, metavar="DATA", help="run the fixed benchmark on this data folder")
+    group.add_argument(
+        "--models", default=MODELS, metavar="LIST",
+        help=f"names or files, each perhaps with @PRECISION; the first is what others are compared with ({MODELS})",
+    )  # fmt: skip
+    group.add_argument(
+        "--method", action="append", default=[], metavar="NAME=MODULE:FUNCTION",
+        help="a callable (rgb0, rgb1) that gives two (n, 2) arrays of points, or Matches; may be given again",
+    )  # fmt: skip
+    group.add_argument("--datasets", default="", metavar="LIST", help="of the benchmark's data sets only these")
+    group.add_argument(
+        "--out", type=Path, default=Path("suite"), metavar="FOLDER",
+        help="for page, JSON and rows; a run that was stopped goes on there (default suite)",
+    )  # fmt: skip
+
+
+def execute(options: argparse.Namespace, screen: Screen) -> tuple[dict[str, Any], bool]:
+    """Run the benchmark; its record, and whether the first model solved nothing on some data set."""
+    import json
+    import os
+    import time
+
+    from stfm_ros.machine import about_machine, cores, versions
+    from stfm_ros.report import write_report
+    from stfm_ros.solvers import require_poselib
+    from stfm_ros.suite.definition import read_suite
+    from stfm_ros.suite.page import draw_cost, make_page
+    from stfm_ros.suite.runner import LIBRARIES, commit, run
+    from stfm_ros.suite.summary import overall, summarise
+
+    began, load = time.monotonic(), [os.getloadavg()[0]]
+    require_poselib()
+    suite = read_suite()
+    entrants, threads, left_out = _entrants(options, screen)
+    opened, absent = _open(suite, options, screen)
+    left_out += absent
+    for line in left_out:
+        screen.say(f"left out: {line}")
+    model, results, rows = entrants[0], [], {}
+    for name, one in opened.items():
+        with screen.progress(f"measuring on {name}") as step:
+            rows[name] = run(one, entrants, options.out, options.pairs or 0, step)
+        results += summarise(one.dataset, one.reader.measure, rows[name], model.name, suite)
+        _show(screen, one, [result for result in results if result.dataset == name])
+    summary = overall(results, rows, entrants, suite)
+    _show_overall(screen, summary, results)
+    load.append(os.getloadavg()[0])
+    record = {
+        "version": suite.version,
+        "hash": suite.hash,
+        "seed": suite.seed,
+        "draws": suite.draws,
+        "commit": commit(),
+        "machine": about_machine(),
+        "versions": {name: version for name, version in versions().items() if name in ("stfm_ros", *LIBRARIES)},
+        "threads": threads,
+        "load": load,
+        "seconds": time.monotonic() - began,
+        "datasets": [asdict(one.dataset) | {"data": one.data} for one in opened.values()],
+        "methods": [{"name": e.name, "identity": dict(e.identity), "gflops": e.gflops} for e in entrants],
+        "results": [asdict(result) for result in results],
+        "summary": [asdict(one) for one in summary],
+        "left_out": left_out,
+        "json": options.out / "suite.json",
+        "page": options.out / "index.html",
+    }
+    cost = draw_cost(summary, options.out / "cost.png")
+    if cost is None:
+        screen.say("no picture of accuracy against cost: it needs matplotlib, and data sets with poses")
+    record["picture"] = None if cost is None else options.out / "cost.png"
+    facts = {
+        "commit": str(record["commit"]),
+        "suite": f"version {suite.version}, {suite.hash}, bootstrap seed {suite.seed}, {suite.draws} draws",
+        "threads": f"{threads or cores()}; load {load[0]:.1f} at the beginning, {load[1]:.1f} at the end",
+        "libraries": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+    }
+    write_report(record["page"], make_page(suite, opened, results, summary, model, left_out, facts, cost))
+    text = json.dumps(json.loads(to_json(record)), indent=1)
+    record["json"].write_text(text + "\n", encoding="utf-8")
+    screen.show(f"\nwrote {record['page']}, {record['json']}")
+    return record, any(_nothing(result) for result in results if result.method == model.name)
+
+
+def _entrants(options: argparse.Namespace, screen: Screen) -> tuple[list[Entrant], int, list[str]]:
+    """What takes part, the threads it is given, and what is left out with the reason."""
+    import cv2
+
+    from stfm_ros.cli.options import model_line
+    from stfm_ros.suite.entrants import from_callable, models, named
+
+    own = [from_callable(text) for text in options.method]
+    given = given_settings(options)
+    loaded = models(options.models, given)
+    for line in dict.fromkeys(model_line(matcher) for _, matcher in loaded):
+        screen.show(line)
+    threads = loaded[0][1].config.threads
+    if threads:
+        cv2.setNumThreads(threads)
+    names = METHODS if options.methods is None else options.methods
+    beside, left_out = named(names, options.suite / "teachers", threads)
+    entrants = [entrant for entrant, _ in loaded] + beside + own
+    called = [entrant.name for entrant in entrants]
+    twice = sorted({name for name in called if called.count(name) > 1})
+    if twice:
+        from stfm_ros.cli.command import UsageError
+
+        raise UsageError(f"two methods are called {', '.join(twice)}: give each another name")
+    return entrants, threads, left_out
+
+
+def _open(suite: Suite, options: argparse.Namespace, screen: Screen) -> tuple[dict[str, Opened], list[str]]:
+    """The data sets that are there, and those that are not."""
+    from stfm_ros.cli.command import UsageError
+    from stfm_ros.errors import DatasetError
+    from stfm_ros.suite.readers import RENDERED, fingerprint, open_dataset
+    from stfm_ros.suite.runner import Opened
+
+    wanted = [name for name in options.datasets.replace(" ", "").split(",") if name] or list(suite.datasets)
+    unknown = [name for name in wanted if name not in suite.datasets]
+    if unknown:
+        raise UsageError(f"--datasets {', '.join(unknown)}: expected some of {', '.join(suite.datasets)}")
+    opened, absent = {}, []
+    with screen.progress("choosing pairs") as step:
+        for done, name in enumerate(wanted, start=1):
+            dataset = suite.datasets[name]
+            folder = options.suite / dataset.path
+            render, missing = _renderer(dataset, folder)
+            if not folder.is_dir():
+                absent.append(f"{name}: there is no folder {folder}")
+            elif missing:
+                absent.append(f"{name}: {missing}")
+            else:
+                data = fingerprint(folder) + (_renderer_code() if dataset.kind == RENDERED else "")
+                opened[name] = Opened(dataset, open_dataset(options.suite, dataset, render), data)
+            step(done, len(wanted))
+    if not opened:
+        raise DatasetError(
+            f"{options.suite} holds none of the benchmark's data sets: expected folders such as "
+            f"{next(iter(suite.datasets.values())).path} (docs/benchmark.md)"
+        )
+    return opened, absent
+
+
+def _renderer(dataset: Dataset, folder: Path) -> tuple[Render | None, str]:
+    """What draws rendered scenes, or why nothing does; neither for other kinds of data."""
+    from stfm_ros.suite.readers import RENDERED
+
+    if dataset.kind != RENDERED or not folder.is_dir():
+        return None, ""
+    if importlib.util.find_spec("torch") is None:
+        return None, "its scenes come from stfm_training, which needs torch: pip install '.[train]'"
+    from stfm_ros.picture_files import SUFFIXES, read_picture
+
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)[::TEXTURES]
+    return partial(_render, [read_picture(path) for path in files]), ""
+
+
+def _render(textures: Sequence[ByteArray], seed: int, height: int, width: int) -> RenderedPair:
+    from stfm_ros.suite.readers import RenderedPair
+    from stfm_training.evaluation import TwoViews, rendered_pairs
+
+    (pair,) = rendered_pairs(1, textures, height, width, seed)
+    assert isinstance(pair.source, TwoViews) and pair.source.exact is not None
+    return RenderedPair(pair, pair.source.exact)
+
+
+def _renderer_code() -> str:
+    """Another renderer draws other scenes: hex digits over its source."""
+    specs = [importlib.util.find_spec(f"stfm_training.{name}") for name in _RENDERER]
+    files = [Path(spec.origin) for spec in specs if spec is not None and spec.origin]
+    return " " + hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def _show(screen: Screen, opened: Opened, results: Sequence[Result]) -> None:
+    from stfm_ros.suite.page import result_table
+
+    use = "" if opened.dataset.use == "measure" else "; weights may have been trained on it"
+    screen.show(f"\n{opened.dataset.name}: {opened.dataset.about}; {len(results[0].names)} pairs{use}")
+    screen.show(_table(result_table(results)))
+
+
+def _show_overall(screen: Screen, summary: Sequence[Overall], results: Sequence[Result]) -> None:
+    from stfm_ros.suite.page import claims_table, overall_table
+
+    screen.show("\nall data that no weights were trained on; %, [95 % interval]")
+    screen.show(_table(overall_table(summary)))
+    claims = claims_table(results)
+    if claims[1]:
+        screen.show("\nwhat confidence and sigma claim")
+        screen.show(_table(claims))
+
+
+def _table(content: tuple[tuple[str, ...], list[tuple[str, ...]]]) -> Any:
+    heads, lines = content
+    shown = table(*heads)
+    for line in lines:
+        shown.add_row(*line)
+    return shown
+
+
+def _nothing(result: Result) -> bool:
+    """Whether a method found nothing right on a data set."""
+    from stfm_ros.suite.summary import HEADLINES
+
+    figures: Mapping[str, Any] = result.figures
+    return bool(figures[HEADLINES[result.measure]].high == 0.0)
