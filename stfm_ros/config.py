@@ -434,9 +434,9 @@ class ShadowConfig:
         maximum=1.0,
         live=True,
     )
-    warn_common: float = option(
-        0.4,
-        "/diagnostics warns where the median share of the teacher's inliers that the student has too is below this.",
+    warn_covered: float = option(
+        0.8,
+        "/diagnostics warns where the student has right matches near fewer than this share of the teacher's.",
         minimum=0.0,
         maximum=1.0,
         live=True,

@@ -112,7 +112,7 @@ def student_check(track: Track, check: StudentCheck, teacher: tuple[str, str], s
     same = (
         "reason", "disagreement", "teacher_matches", "teacher_inliers", "student_matches", "student_inliers",
         "limit_px", "common", "common_px", "judged", "right", "error_px",
-        "teacher_right", "teacher_error_px", "within_1_sigma", "within_2_sigma",
+        "teacher_right", "teacher_error_px", "covered", "within_1_sigma", "within_2_sigma",
     )  # fmt: skip
     pose = ("rotation_deg", "direction_deg", "length_m", "rotation_nees", "translation_nees")
     return {

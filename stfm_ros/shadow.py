@@ -23,7 +23,7 @@ looks at the same pixels, is not seen.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 BINS = 10  #: of the confidence
 CELL_PX = 8.0  #: of the network's input
+NEAR_PX = 3 * CELL_PX  #: likewise: what is so near a match of the student is in its view
 #: standard deviations by which two depths of one point may differ, and which a translation needs for a direction
 SIGMAS = 3.0
 #: the teacher's pose is not believed where less than this share of its own points keep their depth in image 1
@@ -150,6 +151,7 @@ class StudentCheck:
     error_px: float = _NAN
     teacher_right: float = _NAN
     teacher_error_px: float = _NAN
+    covered: float = _NAN
     within_1_sigma: float = _NAN
     within_2_sigma: float = _NAN
     confidences: Confidences = field(default_factory=Confidences.none)
@@ -187,10 +189,12 @@ def check_student(
     common, common_px = _common(truth, matches, limit_px, CELL_PX / 2 * scale)
     judged = _judge(truth, matches, limit_px)
     teacher = _judge(truth, truth.matches, limit_px)
+    covered = _covered(teacher, judged, NEAR_PX * scale)
     if not pose.status.has_rotation:
         disagreement, reason = 1.0, f"the student has no pose: {pose.reason}"
     else:
-        disagreement = 1 - float(np.nanmin([common, _as_right(judged.right, teacher.right)]))
+        found = common if np.isnan(covered) else covered
+        disagreement = 1 - float(np.nanmin([found, _as_right(judged.right, teacher.right)]))
         reason = judged.why_none
     return StudentCheck(
         verdict,
@@ -204,6 +208,7 @@ def check_student(
         error_px=_median(judged.errors_px),
         teacher_right=teacher.right,
         teacher_error_px=_median(teacher.errors_px),
+        covered=covered,
         within_1_sigma=judged.within(1),
         within_2_sigma=judged.within(2),
         confidences=Confidences.of(judged.confidence, judged.is_right),
@@ -357,8 +362,7 @@ def _common(truth: Truth, student: Matches, limit_px: float, half_cell_px: float
     teacher = truth.matches.take(truth.pose.inliers)
     if not len(student):
         return 0.0, _NAN
-    found = cv2.BFMatcher(cv2.NORM_L2).match(teacher.keypoints0, student.keypoints0)
-    nearest = np.array([match.trainIdx for match in found], np.int64)
+    nearest = np.array([near.trainIdx for near in _nearest(teacher.keypoints0, student.keypoints0)], np.int64)
     between = student.keypoints0[nearest] - teacher.keypoints0
     same_cell = np.abs(between).max(axis=1) <= half_cell_px
     apart = np.linalg.norm(student.keypoints1[nearest] - teacher.keypoints1 - between, axis=1)
@@ -428,6 +432,7 @@ class _Judged:
     """The student's matches that can be judged.
 
     Attributes:
+        starts: (n, 2) float32 pixels of image 0.
         errors_px: (n,) distances from where they ought to end.
         whitened: (n, 2) the same by axis, in standard deviations.
         confidence: (n,).
@@ -435,6 +440,7 @@ class _Judged:
         why_none: where there are none; empty otherwise.
     """
 
+    starts: Float32Array
     errors_px: FloatArray
     whitened: FloatArray
     confidence: Float32Array
@@ -457,7 +463,8 @@ class _Judged:
 def _judge(truth: Truth, student: Matches, limit_px: float) -> _Judged:
     if not _is_placed(truth):
         why = "single matches cannot be judged: the teacher's pose is not in metres, or there is no depth"
-        return _Judged(np.zeros(0), np.zeros((0, 2)), np.zeros(0, np.float32), limit_px, why)
+        none = Matches.empty()
+        return _Judged(none.keypoints0, np.zeros(0), np.zeros((0, 2)), none.confidence, limit_px, why)
     places = _Places.of(truth, student.keypoints0)
     known = np.isfinite(places.pixels).all(axis=1) & (places.same_surface | (truth.depth1 is None))
     spread = places.covariance[:, 0, 0] + places.covariance[:, 1, 1]
@@ -467,7 +474,23 @@ def _judge(truth: Truth, student: Matches, limit_px: float) -> _Judged:
     claimed = student.sigma[:, None, None].astype(np.float64) ** 2 * np.eye(2) + places.covariance[known]
     whitened = np.linalg.solve(np.linalg.cholesky(claimed), errors[:, :, None])[:, :, 0]
     why = "" if len(student) else "none of the student's matches starts where there is depth and ends in view"
-    return _Judged(np.linalg.norm(errors, axis=1), whitened, student.confidence, limit_px, why)
+    distances = np.linalg.norm(errors, axis=1)
+    return _Judged(student.keypoints0, distances, whitened, student.confidence, limit_px, why)
+
+
+def _covered(teacher: _Judged, student: _Judged, near_px: float) -> float:
+    """Share of the teacher's right matches that have a right one of the student near them."""
+    wanted, there = teacher.starts[teacher.is_right], student.starts[student.is_right]
+    if not len(wanted) or not len(student.starts):
+        return _NAN
+    if not len(there):
+        return 0.0
+    return _share(np.array([near.distance <= near_px for near in _nearest(wanted, there)]))
+
+
+def _nearest(points: Float32Array, among: Float32Array) -> Sequence[cv2.DMatch]:
+    """Of each point (n, 2) the nearest of others (m, 2)."""
+    return cv2.BFMatcher(cv2.NORM_L2).match(points, among)
 
 
 # -- numbers -------------------------------------------------------------------------------------------

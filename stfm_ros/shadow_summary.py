@@ -34,6 +34,7 @@ class Summary:
         right: share of these.
         error_px: median over the pairs of their medians.
         teacher_right, teacher_error_px: the same of the teacher, medians over the pairs.
+        covered: median over the pairs.
         as_right: median of the student's share as a part of the teacher's.
         within_1_sigma, within_2_sigma: of the errors of right matches, by axis.
         rotation_deg, direction_deg, length_m: medians over the pairs, the length's of its size.
@@ -54,6 +55,7 @@ class Summary:
     error_px: float
     teacher_right: float
     teacher_error_px: float
+    covered: float
     as_right: float
     within_1_sigma: float
     within_2_sigma: float
@@ -77,16 +79,14 @@ class Summary:
         return float(np.abs(right - total).sum() / judged.sum()) if judged.any() else _NAN
 
     def record(self) -> dict[str, Any]:
-        """For JSON: every figure by name, null where it is not known."""
-        values = {name: value for name, value in vars(self).items() if name != "confidences"}
-        known = {name: None if value != value else value for name, value in values.items()}
-        error = self.calibration_error
+        """For JSON: every figure by name."""
+        counts = zip(*(column.tolist() for column in self.confidences))
         return {
-            **known,
-            "calibration_error": None if error != error else error,
+            **{name: value for name, value in vars(self).items() if name != "confidences"},
+            "calibration_error": self.calibration_error,
             "confidence": [
-                {"from": i / BINS, "judged": int(judged), "right": int(right), "sum": float(total)}
-                for i, (judged, right, total) in enumerate(zip(*self.confidences))
+                {"from": i / BINS, "judged": judged, "right": right, "sum": total}
+                for i, (judged, right, total) in enumerate(counts)
             ],
         }
 
@@ -101,6 +101,7 @@ class Summary:
             "error_px": self.error_px,
             "teacher_right": self.teacher_right,
             "teacher_error_px": self.teacher_error_px,
+            "covered": self.covered,
             "as_right": self.as_right,
             "poses": self.poses,
             "rotation_deg": self.rotation_deg,
@@ -128,7 +129,7 @@ class Summary:
             return ""
         wanted = (
             ("of the teacher's share of right matches", self.as_right, config.warn_right, "warn_right"),
-            ("of the teacher's inliers that it has too", self.common, config.warn_common, "warn_common"),
+            ("of the places where the teacher is right covered", self.covered, config.warn_covered, "warn_covered"),
             ("of the pairs with a pose", self.poses, config.warn_poses, "warn_poses"),
         )
         short = [
@@ -167,6 +168,7 @@ def summarise(checks: Sequence[StudentCheck]) -> Summary:
         error_px=over(lambda check: check.error_px),
         teacher_right=over(lambda check: check.teacher_right),
         teacher_error_px=over(lambda check: check.teacher_error_px),
+        covered=over(lambda check: check.covered),
         as_right=over(lambda check: check.as_right),
         within_1_sigma=_ratio(_weighted(judged, "within_1_sigma"), right),
         within_2_sigma=_ratio(_weighted(judged, "within_2_sigma"), right),

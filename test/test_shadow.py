@@ -221,7 +221,24 @@ def test_a_student_on_a_coarser_grid_has_the_cells_that_its_own_hold() -> None:
     coarse = scene.true.take((starts[:, 0] % 16 == 4) & (starts[:, 1] % 16 == 4))
     centred = replace(coarse, keypoints0=coarse.keypoints0 + 4, keypoints1=coarse.keypoints1 + 4)
     assert check_student(scene.truth, centred, scene.truth.pose, CONFIG, scale=2.0).common > 0.95
-    assert check_student(scene.truth, coarse, scene.truth.pose, CONFIG).common == pytest.approx(0.25, abs=0.02)
+    fewer = check_student(scene.truth, coarse, scene.truth.pose, CONFIG)
+    assert fewer.common == pytest.approx(0.25, abs=0.02)
+    assert fewer.covered == 1.0 and fewer.disagreement == 0.0  # fewer, in the same places
+
+
+def test_a_student_that_sees_half_of_the_picture_disagrees_by_the_other() -> None:
+    scene = wall(4)
+    half = scene.true.keypoints0[:, 0] < np.median(scene.true.keypoints0[:, 0])
+    check = check_student(scene.truth, scene.true.take(half), scene.truth.pose, CONFIG)
+    assert check.right == 1.0 and check.common == pytest.approx(0.5, abs=0.02)
+    assert 0.5 < check.covered < 0.65  # and what is near it
+    assert check.disagreement == pytest.approx(1 - check.covered)
+    wrong = check_student(scene.truth, moved(scene.true, (9.0, 0.0)), scene.truth.pose, CONFIG)
+    assert wrong.covered == wrong.right == 0.0 and wrong.disagreement == 1.0
+
+
+def test_without_any_matches_there_is_nothing_in_common() -> None:
+    scene = wall(4)
     assert check_student(scene.truth, Matches.empty(), scene.truth.pose, CONFIG).common == 0.0
 
 

@@ -69,7 +69,8 @@ def test_what_the_student_does_is_said_for_every_image(watch: Observer) -> None:
     assert last.limit_px == 3.0 and 100 < last.judged <= 200
     assert last.right == pytest.approx(1 - WRONG.mean(), abs=0.05)
     assert last.common == pytest.approx(1 - WRONG.mean(), abs=0.05) and last.common_px == 0.0 and last.error_px < 0.5
-    assert last.disagreement == pytest.approx(1 - min(last.right, last.common))
+    assert last.teacher_right == 1.0 and last.covered >= last.right
+    assert last.disagreement == pytest.approx(1 - min(last.right / last.teacher_right, last.covered))
     assert list(last.confidence_judged) == [0] * 9 + [last.judged]
     assert last.confidence_right[9] == round(last.right * last.judged)
     assert last.confidence_sum[9] == pytest.approx(0.9 * last.judged, rel=1e-5)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stfm_ros.cli import trajectories
+from stfm_ros.cli import shadows, trajectories
 from stfm_ros.cli.command import Command, Outcome, Screen, table
 from stfm_ros.cli.options import (
     MODEL_FIELDS,
@@ -24,6 +24,7 @@ from stfm_ros.cli.options import (
 if TYPE_CHECKING:
     from stfm_ros.matcher import Matcher
     from stfm_ros.offline import NamedMatcher, RunResult
+    from stfm_ros.report import Plot, Table
     from stfm_ros.tracker import Track
     from stfm_ros.types import ByteArray
 
@@ -47,6 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a bag of this name")
     trajectories.arguments(parser)
+    shadows.arguments(parser)
     add_settings(parser, "matcher", "pose", "tracker", "odometry")
 
 
@@ -66,7 +68,12 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
         where = trajectories.find_truth(bag, options)
     truth = trajectories.load_truth(options.bag, where, bool(options.ground_truth), screen)
     matcher = load_matcher(config)
+    students = shadows.Shadows(options.shadow, config)
     album = _Album()
+
+    def look(track: Track | None, done: int, total: int) -> None:
+        album.add(track, done, total)
+        students.add(track)
 
     def walk(method: NamedMatcher, **wanted: Any) -> RunResult:
         watch = wanted.pop("watch", lambda track, done, total: None)
@@ -80,7 +87,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
             return run_bag(options.bag, method, config, watch=watch_and_step, **topics, **wanted)
 
     began = time.perf_counter()
-    result = walk(matcher, out=options.out, trajectory=options.trajectory, overwrite=options.overwrite, watch=album.add)
+    result = walk(matcher, out=options.out, trajectory=options.trajectory, overwrite=options.overwrite, watch=look)
     seconds = time.perf_counter() - began
     rows = [trajectories.judge(f"stfm {matcher.model_name}", result, truth, options.rpe_frames)]
     for name, method in beside.items():
@@ -112,13 +119,15 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
         "ground_truth": where if truth is not None else None,
         "rpe_frames": options.rpe_frames,
         "methods": [row.record() for row in rows],
+        "shadow": students.record(),
         "picture": pictured,
         "report": options.report,
     }
     if options.report:
-        _write_report(options.report, record, result, album, rows)
+        _write_report(options.report, record, result, album, rows, shadows.parts(students.summaries()))
     _show(screen, matcher, record)
     trajectories.show(screen, rows, options.rpe_frames)
+    shadows.show(screen, students.summaries())
     for kind, reason in result.first_faults.items():
         screen.say(f"stfm: {kind}, {result.faults[kind]} times, first: {reason}")
     return Outcome(record, negative=result.poses == 0)
@@ -201,7 +210,12 @@ def _scale(record: dict[str, Any]) -> str:
 
 
 def _write_report(
-    path: Path, record: dict[str, Any], result: RunResult, album: _Album, rows: list[trajectories.Row]
+    path: Path,
+    record: dict[str, Any],
+    result: RunResult,
+    album: _Album,
+    rows: list[trajectories.Row],
+    of_students: list[Table | Plot],
 ) -> None:
     from stfm_ros.plots import Series, line_plot, path_plot
     from stfm_ros.report import Figure, Picture, Plot, Report, Table, write_report
@@ -216,6 +230,7 @@ def _write_report(
         counts.append(Series("inliers", seconds, np.array(album.inliers, float)))
         parts.append(Plot("Matches over time", line_plot(counts, "s", "count")))
     parts += trajectories.parts(rows, record["rpe_frames"])
+    parts += of_students
     if len(result.trajectory) > 1 and not rows[0].sim3:
         positions = np.array(result.trajectory)[:, :3, 3]
         above = [Series("camera", positions[:, 0], positions[:, 2])]
@@ -246,7 +261,8 @@ COMMAND = Command(
         "odometry or a twist that the bag holds, and /odometry (nav_msgs/msg/Odometry) is written too. Every image is "
         "accounted for: read = matched + all of unmatched. Where the true poses are known, the errors of the "
         "trajectory are told (ATE, RPE, by evo), beside those of classical matchers that go the same way "
-        "(--methods sift,orb)."
+        "(--methods sift,orb). An RGB-D model (a teacher) takes the depth of the bag with --odometry.scale depth; "
+        "--shadow then tells how far students are from it."
     ),
     example="stfm run office.mcap --out matches.mcap --trajectory office.txt --report office.html",
     negative="no image has a pose",
@@ -273,6 +289,7 @@ COMMAND = Command(
         "trajectory.poses": "images that were placed",
         "trajectory.breaks": "times the chain of poses was interrupted; it then goes on where it ended",
         **trajectories.FIELDS,
+        **shadows.FIELDS,
         "picture": "what --picture wrote, or null",
         "report": "what --report wrote, or null",
     },
