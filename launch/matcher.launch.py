@@ -11,7 +11,10 @@ An argument that is left empty leaves its parameter to the parameter file; one t
 
 from launch import LaunchDescription
 
-from stfm_ros.nodes.launching import ARGUMENTS, describe
+from stfm_ros.nodes.launching import ARGUMENTS as OF_ALL
+from stfm_ros.nodes.launching import describe
+
+ARGUMENTS = {name: about for name, about in OF_ALL.items() if name != "student"}
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -10,6 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
+from stfm_ros.config import settings
+from stfm_ros.config_yaml import NODES
+
 if TYPE_CHECKING:
     from launch import LaunchContext, LaunchDescription
     from launch_ros.actions import Node
@@ -32,6 +37,7 @@ ARGUMENTS: dict[str, Argument] = {
     "camera_info": ("camera_info", "Topic of the calibration; left alone: camera_info beside the image topic.", ()),
     "compressed": ("", "Take compressed images.", ("", *SWITCH)),
     "model": ("", "Weights: a shipped name, or the path of an exported folder or .safetensors file.", ()),
+    "student": ("", "Weights of a student that runs beside the teacher (shadow.model).", ()),
     "scale": ("", "Where metres come from (odometry.scale): none, depth, stereo, odometry or twist.", ()),
     "allow_unscaled": ("", "Publish odometry without metres too, where nothing gives them.", ("", *SWITCH)),
     "tf": ("", "Publish the transform from odom to the child frame.", ("", *SWITCH)),
@@ -54,6 +60,7 @@ PARAMETERS = {
     "compressed": "node.compressed",
     "depth_transport": "node.depth_transport",
     "model": "matcher.model",
+    "student": "shadow.model",
     "scale": "odometry.scale",
     "allow_unscaled": "odometry.allow_unscaled",
     "tf": "outputs.tf",
@@ -91,19 +98,37 @@ def describe(node: str, arguments: Mapping[str, Argument]) -> LaunchDescription:
 
 def processes(context: LaunchContext, node: str, arguments: Mapping[str, Argument]) -> list[Node]:
     """The node, and RViz where it is asked for."""
+    return started(node, *given_to(context, arguments), PARAMETERS)
+
+
+def given_to(context: LaunchContext, arguments: Mapping[str, Argument]) -> tuple[dict[str, str], Path]:
+    """The value of each argument, and the folder of the parameter files."""
     from launch.substitutions import LaunchConfiguration
-    from launch_ros.actions import LifecycleNode, Node
     from launch_ros.substitutions import FindPackageShare
 
     given = {name: LaunchConfiguration(name).perform(context) for name in arguments}
-    config = Path(FindPackageShare("stfm_ros").perform(context)) / "config"
-    switches = {"true": True, "false": False}
-    parameters = {PARAMETERS[name]: switches.get(value, value) for name, value in given.items() if name in PARAMETERS}
+    return given, Path(FindPackageShare("stfm_ros").perform(context)) / "config"
+
+
+def started(node: str, given: Mapping[str, str], config: Path, of_argument: Mapping[str, str]) -> list[Node]:
+    """A node, and RViz where it is asked for.
+
+    Args:
+        given: the values of the arguments.
+        config: the folder of the parameter files.
+        of_argument: by argument, the parameter that it sets where it is not empty.
+    """
+    from launch_ros.actions import LifecycleNode, Node
+
+    texts = {setting.name for setting in settings(NODES[node][0]) if setting.type is str}
+    parameters = {of_argument[name]: value for name, value in given.items() if name in of_argument and value}
+    # what is no text is written as in YAML; a text is not, it may look like a mapping or a number
+    parameters = {name: value if name in texts else yaml.safe_load(value) for name, value in parameters.items()}
     profile = {"": None, "shm": config / "fastdds_shm.xml"}.get(given["fastdds_profile"], given["fastdds_profile"])
     # Fast DDS 3, of ROS 2 Kilted and later, reads the second name
     variables = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE") if profile else ()
     environment = {name: existing("fastdds_profile", profile) for name in variables if profile}
-    started = [
+    nodes = [
         LifecycleNode(
             package="stfm_ros",
             executable=node,
@@ -111,30 +136,30 @@ def processes(context: LaunchContext, node: str, arguments: Mapping[str, Argumen
             namespace=given["namespace"],
             parameters=[
                 existing("params_file", given["params_file"] or config / f"{node}.yaml"),
-                {name: value for name, value in parameters.items() if value != ""},
+                parameters,
             ],
             remappings=[(name, given[argument]) for argument, name in TOPICS.items() if argument in given],
             arguments=["--ros-args", "--log-level", given["log_level"]],
             additional_env=environment,
-            respawn=switches[given["respawn"]],
+            respawn=given["respawn"] == "true",
             respawn_delay=2.0,
             output="screen",
         )
     ]
-    if switches[given["rviz"]]:
+    if given.get("rviz") == "true":
         prefix = f"/{given['namespace'].strip('/')}" if given["namespace"].strip("/") else ""
-        started.append(
+        nodes.append(
             Node(
                 package="rviz2",
                 executable="rviz2",
                 arguments=["-d", str(config / "stfm.rviz")],
-                parameters=[{"use_sim_time": parameters["use_sim_time"] is True}],
+                parameters=[{"use_sim_time": given["use_sim_time"] == "true"}],
                 remappings=[(f"/{name}", f"{prefix}/{name}") for name in SHOWN],
                 additional_env=environment,
                 output="log",
             )
         )
-    return started
+    return nodes
 
 
 def existing(argument: str, path: str | Path) -> str:
