@@ -41,7 +41,14 @@ from stfm_ros.nodes.%s import main
 print("profile", os.environ.get("FASTRTPS_DEFAULT_PROFILES_FILE"), flush=True)
 sys.exit(main(load=lambda config: %s(config)))
 """
+RECORDER = f"""#!{sys.executable}
+import sys
+from stfm_ros.nodes.recorder import main
+
+sys.exit(main())
+"""
 EXECUTABLES = (
+    ("stfm_ros", "recorder", RECORDER),
     ("stfm_ros", "matcher", EXECUTABLE % ("matcher", "FakeMatcher")),
     ("stfm_ros", "teacher", EXECUTABLE % ("teacher", "FakeTeacher")),
 )
@@ -169,3 +176,35 @@ def test_left_alone_the_file_rules(prefix: Path) -> None:
         time.sleep(1.0)
         assert watch.count_publishers("relative_pose") == 0
         assert not (prefix / "lib" / "rviz2" / "rviz2.said").exists()
+
+
+def test_data_are_collected_by_a_recorder_and_a_teacher(prefix: Path) -> None:
+    """The texts of the arguments stay texts, whatever YAML would take them for."""
+    folder = prefix / "2026"
+    arguments = (
+        "image:=/cam/rgb", "depth:=/cam/aligned", "depth_transport:=compressedDepth", "model:=/my/teacher",
+        f"folder:={folder}", "note:=robot: cart", "keep:=all", "extra:=/tf,/tf_static", "max_mb:=100",
+        "keep_free_mb:=16",
+    )  # fmt: skip
+    names = ("bag.note", "selection.keep", "topics.extra", "topics.relative_pose", "topics.student_check",
+             "storage.max_mb")  # fmt: skip
+    with observer() as watch, launched(prefix, *arguments, node="collect"):
+        request = GetParameters.Request(names=names)
+        found = watch.call(GetParameters, "/recorder/get_parameters", request).values
+        texts = ["robot: cart", "all", "/teacher/odometry,/tf,/tf_static", "/teacher/relative_pose", ""]
+        assert [one.string_value for one in found[:5]] == texts and found[5].integer_value == 100
+        request = GetParameters.Request(names=["matcher.model"])
+        (model,) = watch.call(GetParameters, "/teacher/teacher/get_parameters", request).values
+        assert model.string_value == "/my/teacher"
+        watch.until("inputs of the teacher", lambda: watch.count_subscribers("/cam/aligned/compressedDepth"))
+        watch.until("results in the bag", lambda: watch.count_subscribers("/teacher/relative_pose"))
+        assert len(list(folder.glob("bag_*/metadata.yaml"))) == 0 and len(list(folder.glob("bag_*"))) == 1
+    assert len(list(folder.glob("bag_*/metadata.yaml"))) == 1, said(prefix)
+
+
+def test_a_recorder_alone(prefix: Path) -> None:
+    arguments = "teacher:=false", f"folder:={prefix}/bags", "keep_free_mb:=1"
+    with launched(prefix, *arguments, node="collect") as process:
+        process.wait(60)
+    assert "storage.keep_free_mb: 1 is below the minimum 16" in said(prefix)
+    assert "teacher" not in said(prefix)

@@ -1,4 +1,4 @@
-"""The ROS side: the only importer of rclpy. One module for each concern, a node each in ``matcher``, ``teacher``, ``recorder``."""
+"""The ROS side: the only importer of rclpy. One module for each concern; nodes: matcher, teacher, recorder."""
 
 import sys
 from importlib import import_module

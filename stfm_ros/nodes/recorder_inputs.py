@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.interfaces import Qos, QosDurability, QosReliability
 
+from stfm_ros.bag_types import typestore
 from stfm_ros.errors import BagError
 from stfm_ros.nodes.recorder_topics import Wanted
 from stfm_ros.nodes.subscription import guarded, subscribe_guarded
@@ -87,7 +88,8 @@ class _Input:
         self._type = wanted.type
         self._asked: tuple[ReliabilityPolicy, DurabilityPolicy] | None = None
         self._refused = ""
-        self._watch = self._watch_for(QoSProfile(depth=self._depth))
+        # which would get whatever is published
+        self._watch = self._watch_for(QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
 
     def look(self) -> None:
         """Subscribe where somebody publishes, and again where the QoS that all publishers offer has changed."""
@@ -103,11 +105,12 @@ class _Input:
         if (qos.reliability, qos.durability) == self._asked:
             return
         try:
+            check_definition(kind, known)
             message_class = _message_class(kind)
             if not self._type:
                 self._recorder.add_topic(Topic(self.wanted.name, kind, self.wanted.role))
         except (BagError, ImportError, AttributeError) as fault:
-            self._refused = f"{self.wanted.name} cannot be recorded: {fault}; take it out of {self.wanted.setting}"
+            self._refused = f"{self.wanted.name} cannot be recorded: {fault}; or take it out of {self.wanted.setting}"
             self._fault("topic", self._refused)
             return
         self.close()
@@ -161,6 +164,24 @@ def stored(offers: Sequence[QoSProfile], qos: QoSProfile) -> Qos:
     return qos_of(offers[0])._replace(
         reliability=QosReliability(int(qos.reliability)), durability=QosDurability(int(qos.durability))
     )
+
+
+def check_definition(type_name: str, publishers: Sequence[Any]) -> None:
+    """Bytes of another definition than the one that the bag would hold could not be read again.
+
+    Raises:
+        BagError: somebody publishes such.
+    """
+    if type_name not in typestore().fielddefs:
+        return  # which the recorder says
+    ours = typestore().hash_rihs01(type_name)
+    for one in publishers:
+        theirs = str(getattr(one, "topic_type_hash", ""))  # Humble has none
+        if one.topic_type == type_name and theirs.startswith("RIHS01_") and theirs != ours:
+            raise BagError(
+                f"{one.node_name} publishes {type_name} of another definition than this installation has: install the "
+                "same version of its package on both sides"
+            )
 
 
 def _message_class(type_name: str) -> type[Any]:

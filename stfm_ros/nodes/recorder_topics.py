@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
+from rclpy.validate_topic_name import validate_topic_name
 
 from stfm_ros.bag_types import CORRESPONDENCES_TYPE, RELATIVE_POSE_TYPE, STUDENT_CHECK_TYPE
 from stfm_ros.bags import CAMERA_INFO_TYPE, IMAGE_TYPES
@@ -90,6 +91,7 @@ def _camera_info(node: Node, config: TopicsConfig, found: dict[str, Wanted]) -> 
 
 def _resolved(node: Node, name: str, setting: str, fault: Callable[[str], None]) -> str:
     try:
+        validate_topic_name(name)
         return str(node.resolve_topic_name(name))
     except InvalidTopicNameException as invalid:
         fault(f"{setting}: {name!r} is no name of a topic: {str(invalid).splitlines()[0]}")

@@ -20,7 +20,7 @@ class InputWatch:
         topic: fully qualified name.
         type_name: e.g. ``sensor_msgs/msg/Image``.
         remedy: what to do where nobody publishes the topic.
-        setting: the parameter of its reliability.
+        setting: the parameter of its reliability; the one of compressed images is beside it.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class InputWatch:
         self._timeout_s = timeout_s
         self._remedy = remedy
         self._setting = setting
+        self._compressed = f"{setting.partition('.')[0]}.compressed"
         self._last = time.monotonic()
         self._missed = 0
 
@@ -74,12 +75,12 @@ class InputWatch:
         if self._missed:
             return (
                 f"{self._missed} messages were sent in this time and lost on the way: use config/fastdds_shm.xml in "
-                "both processes, or node.compressed"
+                f"both processes, or {self._compressed}"
             )
         names = ", ".join(f"{one.node_namespace.rstrip('/')}/{one.node_name}" for one in publishers)
         return (
             f"{names} publishes it with a fitting QoS, yet nothing arrives: the driver or the bag may be paused, or "
-            "large messages are lost on the way (use config/fastdds_shm.xml, or node.compressed)"
+            f"large messages are lost on the way (use config/fastdds_shm.xml, or {self._compressed})"
         )
 
 
