@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sequences import OrbMatcher, rgbd_folder
+from test_cli import FIELDS, check_documented, stfm
 from test_geometry import CAMERAS as LARGE
 
 from stfm_ros import messages
@@ -20,10 +22,13 @@ from stfm_ros.bag_types import typestore
 from stfm_ros.config import AppConfig, ShadowConfig
 from stfm_ros.errors import ConfigError
 from stfm_ros.geometry import DepthNoise, no_pose, normalise_points, project_points
+from stfm_ros.import_rgbd import import_rgbd
 from stfm_ros.shadow import Shadow, StudentCheck, Truth, Verdict, check_student, compare_poses
 from stfm_ros.shadow_summary import summarise
 from stfm_ros.tracker import Track
 from stfm_ros.types import Camera, Float32Array, FloatArray, Matches, PoseStatus, RelativePose
+
+__all__ = ["stfm"]  # the fixture
 
 HALF = np.diag([0.5, 0.5, 1.0])
 CAMERAS = {name: Camera(320, 240, HALF @ camera.K, name, camera.D) for name, camera in LARGE.items()}
@@ -497,3 +502,55 @@ def test_every_field_of_the_record_is_in_the_message() -> None:
     check = check_student(scene.truth, scene.true, scene.truth.pose, CONFIG)
     fields = messages.student_check(track_of(scene, 1, 2), check, ("", ""), ("", ""))
     assert named | set(vars(check.pose)) <= set(fields)
+
+
+# -- a bag -------------------------------------------------------------------------------------------------------
+
+
+class OrbTeacher(OrbMatcher):
+    """ORB that wants depth as well."""
+
+    takes_depth = True
+
+    def features(self, image: Any, depth: Float32Array) -> Any:
+        assert depth.shape == image.shape[:2] and depth.any()
+        return image
+
+    def match_features(self, features0: Any, features1: Any) -> Matches:
+        found = super().match_features(features0, features1)
+        return replace(found, sigma=0.3 * found.sigma)  # surer than ORB is, for a pose that judges at this size
+
+
+class OffStudent(OrbMatcher):
+    """ORB with every third match too far to the right."""
+
+    model_name = "off"
+
+    def match_features(self, features0: Any, features1: Any) -> Matches:
+        found = super().match_features(features0, features1)
+        return moved(found, 9.0 * (np.arange(len(found)) % 3 == 0)[:, None] * [1, 0])
+
+
+def test_a_bag_goes_through_a_teacher_with_students_beside_it(
+    stfm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_rgbd(rgbd_folder(tmp_path / "wall"), tmp_path / "wall.mcap")
+    models = {"teacher": OrbTeacher, "same": OrbMatcher, "off": OffStudent}
+    monkeypatch.setattr("stfm_ros.matcher.Matcher.from_pretrained", lambda config: models[config.model]())
+    command = ["run", tmp_path / "wall.mcap", "--model", "teacher", "--shadow", "same,off", "--ground-truth", "none"]
+    answer = stfm(*command, "--odometry.scale", "depth", "--report", tmp_path / "r.html", "--json")
+    assert answer.code == 0, answer.err
+    check_documented(answer.record, FIELDS["run"])
+    same, off = answer.record["shadow"]
+    assert [same[name] for name in ("student", "pairs", "judged", "without")] == ["same", 4, 3, {"NO_REFERENCE": 1}]
+    assert same["common"] == same["covered"] == same["as_right"] == 1.0 and same["disagreement"] == 0.0
+    assert off["as_right"] == pytest.approx(2 / 3, abs=0.1) and off["disagreement"] > 0.25
+    assert sum(row["judged"] for row in off["confidence"]) == off["matches"] > 100
+    assert "What a confidence is worth" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+    table = stfm(*command, "--odometry.scale", "depth")
+    assert "3 of 4" in table.out
+    without = stfm(*command)
+    assert without.code == 2 and "--shadow same,off: students are judged by metric poses and depth" in without.err
+    alone = stfm("run", tmp_path / "wall.mcap", "--model", "teacher")
+    assert alone.code == 2 and "model orb takes colour and depth (RGB-D): set odometry.scale to depth" in alone.err
