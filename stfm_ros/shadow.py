@@ -174,7 +174,8 @@ def check_student(
         scale: pixels of image 1 for one pixel of the student's input: limits are in pixels of the input.
     """
     limit_px = config.limit_px * scale
-    verdict, reason = _verdict(truth, config)
+    of_teacher, of_student = (_places(truth, found) for found in (truth.matches, matches))
+    verdict, reason = _verdict(truth, of_teacher, config)
     counts: dict[str, Any] = {
         "teacher_matches": len(truth.matches),
         "teacher_inliers": int(truth.pose.inliers.sum()),
@@ -187,8 +188,8 @@ def check_student(
     if verdict is not Verdict.JUDGED:
         return StudentCheck(verdict, reason, _NAN, **counts)
     common, common_px = _common(truth, matches, limit_px, CELL_PX / 2 * scale)
-    judged = _judge(truth, matches, limit_px)
-    teacher = _judge(truth, truth.matches, limit_px)
+    judged = _judge(of_student, matches, limit_px)
+    teacher = _judge(of_teacher, truth.matches, limit_px)
     covered = _covered(teacher, judged, NEAR_PX * scale)
     if not pose.status.has_rotation:
         disagreement, reason = 1.0, f"the student has no pose: {pose.reason}"
@@ -285,6 +286,7 @@ class Shadow:
         truth = truth_of(track, self.config)
         if track.pose.status is PoseStatus.NO_REFERENCE:
             matches = Matches.empty()
+            self._features = {}  # a recording that starts again may repeat stamps
             self._features = {track.stamp_ns: self._encode(track.stamp_ns, track.image1)}
         else:
             of_both = {
@@ -328,7 +330,7 @@ def truth_of(track: Track, config: AppConfig) -> Truth:
 # -- whether the teacher is to be believed -----------------------------------------------------------
 
 
-def _verdict(truth: Truth, config: ShadowConfig) -> tuple[Verdict, str]:
+def _verdict(truth: Truth, places: _Places | None, config: ShadowConfig) -> tuple[Verdict, str]:
     pose, inliers = truth.pose, int(truth.pose.inliers.sum())
     if pose.status is PoseStatus.NO_REFERENCE:
         return Verdict.NO_REFERENCE, pose.reason
@@ -339,19 +341,12 @@ def _verdict(truth: Truth, config: ShadowConfig) -> tuple[Verdict, str]:
     if inliers < config.min_inliers:
         why = f"{inliers} of the teacher's matches agree with its pose, fewer than {config.min_inliers}"
         return Verdict.FEW_INLIERS, f"{why} (shadow.min_inliers)"
-    if _is_placed(truth) and truth.depth1 is not None:
-        places = _Places.of(truth, truth.matches.take(pose.inliers).keypoints0)
-        share = _share(places.same_surface[places.depth1 > 0])
+    if places is not None:
+        share = _share(places.same_surface[pose.inliers & (places.depth1 > 0)])
         if share < AGREEING:
             why = f"{100 * share:.0f} % of the teacher's points keep their depth in the current image by its pose"
             return Verdict.DEPTH_DISAGREES, f"{why}, fewer than {100 * AGREEING:.0f} %: pose or depth is wrong"
     return Verdict.JUDGED, ""
-
-
-def _is_placed(truth: Truth) -> bool:
-    """Whether the teacher says in metres how the camera moved, and depth where the points are."""
-    known = truth.pose.metric or truth.pose.status is PoseStatus.STATIC
-    return known and truth.depth0 is not None and truth.camera0 is not None and truth.camera1 is not None
 
 
 # -- the matches ---------------------------------------------------------------------------------------
@@ -379,12 +374,14 @@ class _Places:
         covariance: (n, 2, 2) of them, pixels^2: by the depth's noise and the pose's covariance.
         depth1: (n,) metres, of image 1 there; 0 where there is none.
         same_surface: (n,) whether that is the point's, as far as the depth's noise lets see.
+        seen: (n,) whether the point is seen there: so says depth of image 1, or there is none at all.
     """
 
     pixels: FloatArray
     covariance: FloatArray
     depth1: FloatArray
     same_surface: BoolArray
+    seen: BoolArray
 
     @staticmethod
     def of(truth: Truth, keypoints0: Float32Array) -> _Places:
@@ -413,7 +410,16 @@ class _Places:
         if truth.depth1 is not None:
             there[inside] = depth_at(truth.depth1, pixels[inside])
         room = EDGE * depth_seen + SIGMAS * np.hypot(truth.noise.sigma_m(there), sigma)
-        return _Places(pixels, covariance, there, np.asarray((there > 0) & (np.abs(there - depth_seen) < room)))
+        same: BoolArray = np.asarray((there > 0) & (np.abs(there - depth_seen) < room))
+        return _Places(pixels, covariance, there, same, inside & (same | (truth.depth1 is None)))
+
+
+def _places(truth: Truth, matches: Matches) -> _Places | None:
+    """Of matches, where the teacher says in metres how the camera moved, and depth where the points are."""
+    known = truth.pose.metric or truth.pose.status is PoseStatus.STATIC
+    if not known or truth.depth0 is None or truth.camera0 is None or truth.camera1 is None:
+        return None
+    return _Places.of(truth, matches.keypoints0)
 
 
 def _by_pose(
@@ -460,15 +466,14 @@ class _Judged:
         return _share(np.abs(self.whitened[self.is_right]) < sigmas)
 
 
-def _judge(truth: Truth, student: Matches, limit_px: float) -> _Judged:
-    if not _is_placed(truth):
+def _judge(places: _Places | None, student: Matches, limit_px: float) -> _Judged:
+    """Matches by where they ought to end."""
+    if places is None:
         why = "single matches cannot be judged: the teacher's pose is not in metres, or there is no depth"
         none = Matches.empty()
         return _Judged(none.keypoints0, np.zeros(0), np.zeros((0, 2)), none.confidence, limit_px, why)
-    places = _Places.of(truth, student.keypoints0)
-    known = np.isfinite(places.pixels).all(axis=1) & (places.same_surface | (truth.depth1 is None))
     spread = places.covariance[:, 0, 0] + places.covariance[:, 1, 1]
-    known &= np.nan_to_num(spread, nan=np.inf) < (limit_px / 2) ** 2
+    known = places.seen & (np.nan_to_num(spread, nan=np.inf) < (limit_px / 2) ** 2)
     student = student.take(known)
     errors = student.keypoints1 - places.pixels[known]
     claimed = student.sigma[:, None, None].astype(np.float64) ** 2 * np.eye(2) + places.covariance[known]
