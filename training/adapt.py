@@ -47,9 +47,9 @@ from stfm_training.distill import (
     train_teacher,
 )
 from stfm_training.evaluation import UNSEEN
-from stfm_training.gate import LEAST_PAIRS, Check, Verdict, judge
+from stfm_training.gate import LEAST_PAIRS, Check, Elsewhere, Verdict, judge
 from stfm_training.inspection import Inspection, inspect_bag
-from stfm_training.inspection.problem import ERROR, NOTE
+from stfm_training.inspection.problem import ERROR, WARNING
 from stfm_training.mix import Progress
 from stfm_training.recordings.config import RecordingConfig
 from stfm_training.reporting.adaptation import adaptation_page
@@ -59,7 +59,7 @@ from stfm_training.sources.homographies import Homographies
 from stfm_training.sources.pair import Source
 from stfm_training.sources.rendered import Rendered
 from stfm_training.training_report import CARD, write_training_report
-from stfm_training.validate import Known, TruthScore, measure
+from stfm_training.validate import Known, measure
 
 STEPS = (
     "inspecting the bags", "reading the bags", "training the teacher", "distilling the student", "exporting",
@@ -166,6 +166,8 @@ def adapt(
     begin()
     inspections = inspect_bags(bags, wanted.unseen, wanted.recording, step, progress)
     skipped = unusable(inspections, wanted.skip)
+    for bag in skipped:
+        step(f"    left out: {bag}")
 
     begin()
     train_on, unseen = ([bag for bag in some if bag not in skipped] for some in (bags, wanted.unseen))
@@ -228,7 +230,7 @@ def inspect_bags(
     step: Callable[[str], None],
     progress: Progress,
 ) -> tuple[Inspection, ...]:
-    """All bags looked at; every problem is told but those that are only worth knowing.
+    """All bags looked at; what is wrong with them is told.
 
     Raises:
         BagError: a bag is missing, or cannot be opened at all.
@@ -244,7 +246,7 @@ def inspect_bags(
         pairs = f", about {one.outlook.pairs} training pairs" if one.outlook else ""
         step(f"    {bag.name}: {'usable' if one.usable else 'of no use'}{pairs}")
         for problem in one.problems:
-            if problem.severity != NOTE:
+            if problem.severity == WARNING:
                 step(f"        {problem}")
         found.append(one)
     return tuple(found)
@@ -257,14 +259,15 @@ def unusable(inspections: Sequence[Inspection], skip: bool) -> tuple[Path, ...]:
         DatasetError: there are such bags and they are not to be skipped, or nothing else is left.
     """
     bad = [one for one in inspections if not one.usable]
-    if not bad or (skip and len(bad) < len(inspections)):
+    left = len(inspections) - len(bad)
+    if not bad or (skip and left):
         return tuple(one.path for one in bad)
     lines = ["nothing was trained, for the inspection found bags of no use:"]
     for one in bad:
         lines += [f"  {one.path}", *(f"    {problem}" for problem in one.problems if problem.severity == ERROR)]
     name = bad[0].path
     lines.append(f"  see it in pictures: stfm inspect {name} --report {name.stem}.html")
-    if len(bad) < len(inspections):
+    if left:
         lines.append("  or leave such bags out: --skip-bad")
     raise DatasetError("\n".join(lines))
 
@@ -300,7 +303,7 @@ def replaced(folder: Path, start: str, after: EngineSpec) -> Model:
     return find_model(start)
 
 
-def measure_elsewhere(before: Model, after: Model, progress: Progress) -> dict[str, tuple[TruthScore, TruthScore]]:
+def measure_elsewhere(before: Model, after: Model, progress: Progress) -> dict[str, Elsewhere]:
     """Old and new weights on scenes that have nothing to do with the bags, whose truth is exact."""
     with PosedBag(DEMO_BAG) as demo:
         frames = np.linspace(0, len(demo) - 1, ELSEWHERE_FRAMES).astype(int)
@@ -318,8 +321,7 @@ def measure_elsewhere(before: Model, after: Model, progress: Progress) -> dict[s
         known: dict[str, Known] = {}
         for some in rounds:
             known |= measure(some, source, ELSEWHERE_PAIRS, UNSEEN)
-        old, new = (known[one].score(matchers[one].config.threshold) for one in (BEFORE, AFTER))
-        found[name] = (old, new)
+        found[name] = Elsewhere.of(known[BEFORE], known[AFTER], MatcherConfig().threshold)
     progress("elsewhere", len(sources), len(sources))
     return found
 
@@ -335,7 +337,7 @@ def deviations_of(model: Model) -> dict[str, Deviation]:
 
 def decide(
     evaluations: Sequence[Evaluation],
-    elsewhere: Mapping[str, tuple[TruthScore, TruthScore]],
+    elsewhere: Mapping[str, Elsewhere],
     deviations: Mapping[str, Deviation],
     engines: Engines,
     unclear: bool,

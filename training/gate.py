@@ -6,8 +6,9 @@ held back    AUC@10 of the pose error on held-back frames of the bags, all taken
              (``unclear``); where the mean does not gain, they stay whatever one asks for.
 each bag     On no single bag, trained on or never seen, is the whole interval below 0.
 elsewhere    On scenes that have nothing to do with the bags (rendered, and pictures through homographies; exact truth)
-             the share of right matches falls by no more than :data:`RIGHT_MAY_FALL`, and the share of what was found
-             by no more than :data:`FOUND_MAY_FALL` of what it was.
+             the share of right ones among equally many matches, the most confident of each, falls by no more than
+             :data:`RIGHT_MAY_FALL`, and the share of what was found by no more than :data:`FOUND_MAY_FALL` of what it
+             was. (Equally many, for weights that find more would else be blamed for the harder ones.)
 export       Each precision of the export finds :data:`COMMON` of the matches of its own reference pair.
 engine       Where one was built for the GPU at hand: the same.
 
@@ -25,7 +26,7 @@ from stfm_ros.evaluate import auc_gain, pose_auc
 from stfm_ros.parity import Deviation
 from stfm_training.reporting.record import AFTER, BEFORE, Evaluation, pose_errors
 from stfm_training.reporting.verdict import HEADLINE_DEG
-from stfm_training.validate import RIGHT_PX, TruthScore
+from stfm_training.validate import RIGHT_PX, Known
 
 LEAST_PAIRS = 20  #: held-back pairs; with fewer an interval means nothing
 RIGHT_MAY_FALL = 0.03  #: of the share of right matches elsewhere, absolute
@@ -76,6 +77,31 @@ class Gain:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """Old and new weights on scenes that have nothing to do with the bags, each number before and after.
+
+    Attributes:
+        matches: a pair, above the threshold.
+        right: share of right ones among equally many matches, the most confident of each.
+        found: share of what could be matched that was matched right, above the threshold.
+    """
+
+    matches: tuple[float, float]
+    right: tuple[float, float]
+    found: tuple[float, float]
+
+    @staticmethod
+    def of(before: Known, after: Known, threshold: float) -> Elsewhere:
+        """Of all matches of the same pairs."""
+        old, new = before.score(threshold), after.score(threshold)
+        ranked = [np.sort(known.rows[known.rows[:, 0] >= threshold, 0])[::-1] for known in (before, after)]
+        count = min(map(len, ranked))
+        limits = [confidence[count - 1] if count else np.inf for confidence in ranked]
+        right = before.score(limits[0]).right, after.score(limits[1]).right
+        return Elsewhere((old.matches, new.matches), right, (old.found, new.found))
+
+
+@dataclass(frozen=True)
 class Check:
     """A part of the rule: what was found, what was needed, and whether that is so."""
 
@@ -112,7 +138,7 @@ class Verdict:
 def judge(
     held_back: Sequence[Evaluation],
     unseen: Sequence[Evaluation],
-    elsewhere: Mapping[str, tuple[TruthScore, TruthScore]],
+    elsewhere: Mapping[str, Elsewhere],
     deviations: Mapping[str, Deviation],
     unclear: bool = False,
 ) -> Verdict:
@@ -121,7 +147,7 @@ def judge(
     Args:
         held_back: of the bags that were trained on, each with the methods ``before`` and ``after``.
         unseen: of bags that never were.
-        elsewhere: old and new weights, by what they were measured on.
+        elsewhere: by what was measured on.
         deviations: of each way to run the new weights from their reference pair.
         unclear: whether a gain will do whose interval reaches below 0.
     """
@@ -133,21 +159,20 @@ def judge(
         of_bag = Gain.of([one])
         found = f"{of_bag.word}, {of_bag}"
         checks.append(Check(f"{one.name} alone", found, "no interval wholly below 0", of_bag.word != WORSE))
-    for name, (before, after) in elsewhere.items():
-        checks += _elsewhere(name, before, after)
+    for name, scene in elsewhere.items():
+        checks += _elsewhere(f"elsewhere, {name}", scene)
     for name, ran in deviations.items():
         found = f"{ran.found} matches of {ran.expected}, {ran.common:.1%} common"
         checks.append(Check(name, found, f"{COMMON:.0%} common", ran.common >= COMMON))
     return Verdict(gain, tuple(checks))
 
 
-def _elsewhere(name: str, before: TruthScore, after: TruthScore) -> list[Check]:
-    right, found = (before.right, after.right), (before.found, after.found)
-    where = f"elsewhere, {name}"
+def _elsewhere(where: str, scene: Elsewhere) -> list[Check]:
+    matches, right, found = scene.matches, scene.right, scene.found
     return [
         Check(
             f"{where}, right within {RIGHT_PX:g} px",
-            f"{right[0]:.1%} → {right[1]:.1%} of the matches",
+            f"{right[0]:.1%} → {right[1]:.1%} of {min(matches):.0f} matches a pair",
             f"at most {100 * RIGHT_MAY_FALL:g} points less",
             right[1] >= right[0] - RIGHT_MAY_FALL,
         ),

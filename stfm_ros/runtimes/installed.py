@@ -63,16 +63,16 @@ def installed(folder: Path, link: str = CURRENT) -> Model | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot take weights, before hours of work.
+    """Refuse a folder that cannot take weights, before hours of work; it is not made yet.
 
     Raises:
         ConfigError: it cannot be written, cannot hold links, or something else has the name of a link.
         WeightsError: what is installed there is no export.
     """
     installed(folder)
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".check-") as temporary:
+        with tempfile.TemporaryDirectory(dir=there, prefix=".check-") as temporary:
             os.symlink("nowhere", Path(temporary) / "link")
     except OSError as fault:
         raise ConfigError(
@@ -104,6 +104,7 @@ def install(export: Path, folder: Path, beside: Sequence[Path] = ()) -> Installe
     name = f"{re.sub('[^A-Za-z0-9._-]+', '_', model.spec.name).lstrip('.')}-{model.spec.weights_hash}"
     place = folder / name
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         _copy(model, place, beside)
         was = before.path.resolve() if before else None
         if was is not None and was != place.resolve():
