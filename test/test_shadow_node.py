@@ -16,8 +16,11 @@ from ros_bench import NodeProcess, Observer, running
 from test_node import watch
 from test_teacher_node import RELIABLE, DepthCamera
 
-from stfm_ros.config import MatcherConfig
+from stfm_ros.config import MatcherConfig, TeacherAppConfig, from_mapping
+from stfm_ros.errors import ConfigError
+from stfm_ros.matcher import Matcher
 from stfm_ros.msg import RelativePose, StudentCheck
+from stfm_ros.nodes.shadow import load_student
 from stfm_ros.types import Float32Array
 
 __all__ = ["watch"]  # the fixture
@@ -86,15 +89,14 @@ def test_what_the_student_does_is_said_for_every_image(watch: Observer) -> None:
     assert last.limit_px < OFF_PX
 
 
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        (
-            "teacher",
-            "shadow.model names fake, which takes colour and depth: expected what runs on a robot without depth",
-        ),
-    ],
-)
-def test_a_student_that_cannot_be_one_is_refused_at_the_start(model: str, words: str) -> None:
-    code, said = NodeProcess("-p", f"shadow.model:={model}", script=SCRIPT).wait()
+def test_a_student_that_cannot_be_one_is_refused_at_the_start() -> None:
+    code, said = NodeProcess("-p", "shadow.model:=teacher", script=SCRIPT).wait()
+    words = "shadow.model names fake, which takes colour and depth: expected what runs on a robot without depth"
     assert code == 1 and words in said
+
+
+def test_a_student_that_is_not_there_is_named_by_its_parameter() -> None:
+    config = from_mapping(TeacherAppConfig, {"shadow.model": "defualt"})
+    with pytest.raises(ConfigError, match="^shadow.model: .*defualt.*default"):
+        load_student(Matcher.from_pretrained, config)
+    assert load_student(Matcher.from_pretrained, TeacherAppConfig()) is None
