@@ -286,8 +286,8 @@ class Shadow:
         truth = truth_of(track, self.config)
         if track.pose.status is PoseStatus.NO_REFERENCE:
             matches = Matches.empty()
-            self._features = {}  # a recording that starts again may repeat stamps
-            self._features = {track.stamp_ns: self._encode(track.stamp_ns, track.image1)}
+            # anew, since a recording that starts again may repeat stamps
+            self._features = {track.stamp_ns: self.student.features(track.image1)}
         else:
             of_both = {
                 track.reference_stamp_ns: self._encode(track.reference_stamp_ns, track.image0),
@@ -435,7 +435,7 @@ def _by_pose(
 
 @dataclass(frozen=True)
 class _Judged:
-    """The student's matches that can be judged.
+    """The matches of one that can be judged.
 
     Attributes:
         starts: (n, 2) float32 pixels of image 0.
@@ -466,7 +466,7 @@ class _Judged:
         return _share(np.abs(self.whitened[self.is_right]) < sigmas)
 
 
-def _judge(places: _Places | None, student: Matches, limit_px: float) -> _Judged:
+def _judge(places: _Places | None, matches: Matches, limit_px: float) -> _Judged:
     """Matches by where they ought to end."""
     if places is None:
         why = "single matches cannot be judged: the teacher's pose is not in metres, or there is no depth"
@@ -474,13 +474,13 @@ def _judge(places: _Places | None, student: Matches, limit_px: float) -> _Judged
         return _Judged(none.keypoints0, np.zeros(0), np.zeros((0, 2)), none.confidence, limit_px, why)
     spread = places.covariance[:, 0, 0] + places.covariance[:, 1, 1]
     known = places.seen & (np.nan_to_num(spread, nan=np.inf) < (limit_px / 2) ** 2)
-    student = student.take(known)
-    errors = student.keypoints1 - places.pixels[known]
-    claimed = student.sigma[:, None, None].astype(np.float64) ** 2 * np.eye(2) + places.covariance[known]
+    matches = matches.take(known)
+    errors = matches.keypoints1 - places.pixels[known]
+    claimed = matches.sigma[:, None, None].astype(np.float64) ** 2 * np.eye(2) + places.covariance[known]
     whitened = np.linalg.solve(np.linalg.cholesky(claimed), errors[:, :, None])[:, :, 0]
-    why = "" if len(student) else "none of the student's matches starts where there is depth and ends in view"
+    why = "" if len(matches) else "none of the student's matches starts where there is depth and ends in view"
     distances = np.linalg.norm(errors, axis=1)
-    return _Judged(student.keypoints0, distances, whitened, student.confidence, limit_px, why)
+    return _Judged(matches.keypoints0, distances, whitened, matches.confidence, limit_px, why)
 
 
 def _covered(teacher: _Judged, student: _Judged, near_px: float) -> float:
