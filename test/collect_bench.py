@@ -137,9 +137,11 @@ def measure(bag: Path, case: Case, seconds: float, realtime: bool) -> dict[str, 
     topics = about["topics"]
     for topic in topics.values():
         assert topic["taken"] == topic["written"] + sum(topic["left_out"].values()), topic
-    with BagReader(written) as reader:
-        ages_ms = [(at - stamp_ns(msg.header)) / 1e6 for _, msg, at in reader.messages([f"{IMAGE}/compressed"])]
     image = topics[IMAGE]
+    ages_ms: list[float] = []
+    if image["written"]:
+        with BagReader(written) as reader:
+            ages_ms = [(at - stamp_ns(msg.header)) / 1e6 for _, msg, at in reader.messages([f"{IMAGE}/compressed"])]
     found = {
         **vars(case),
         "sent": len(sent),

@@ -128,3 +128,16 @@ def share_files_of_setup() -> set[str]:
     names: dict[str, Any] = {"__file__": str(ROOT / "setup.py"), "__name__": "setup_py"}
     exec(compile(source, "setup.py", "exec"), names)
     return {name for _, files in names["share_files"]() for name in files}
+
+
+def test_the_arguments_of_a_collection_are_documented_and_set_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("launch.actions", "launch_ros", "launch_ros.actions"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    found = launch_file("collect", monkeypatch)
+    assert re.findall(r"^\| `(\w+)` \|.*\|$", section("recording.md", "Launch arguments"), re.M) == list(
+        found["ARGUMENTS"]
+    )
+    assert all(description.endswith(".") for _, description, _ in found["ARGUMENTS"].values())
+    names = {setting.name for setting in settings(NODES["recorder"][0])} | {"use_sim_time"}
+    assert set(found["OF_RECORDER"].values()) <= names
+    assert "shadow.model" in {setting.name for setting in settings(NODES["teacher"][0])}

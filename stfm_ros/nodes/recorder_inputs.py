@@ -26,8 +26,8 @@ from stfm_ros.recording.recorder import Recorder, Topic
 
 #: how often the graph is asked for topics that are not there yet, seconds
 LOOK_S = 0.2
-#: messages that wait where this process has no time for them: half a second of images, or much of small ones
-_DEPTHS = {Role.IMAGE: 15, Role.DEPTH: 15}
+#: messages that wait where this process has no time for them: two seconds of images, or much of small ones
+_DEPTHS = {Role.IMAGE: 60, Role.DEPTH: 60}
 _DEPTH = 500
 Fault = Callable[[str, str], None]
 

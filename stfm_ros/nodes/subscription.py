@@ -88,19 +88,26 @@ class Losses:
         self._lost = lost
         self._alone = alone
         self._last: int | None = None
-        self._told = 0  # since the last message
+        self._told = 0  # and not yet seen as a gap in the numbers
+        self._seen = 0  # as gaps, and not yet told
 
     def told(self, number: int) -> None:
         """The middleware lost so many."""
-        self._told += number
-        self._lost(number)
+        known = min(number, self._seen)  # what a busy process is told late
+        self._seen -= known
+        if number > known:
+            self._told += number - known
+            self._lost(number - known)
 
     def came(self, number: int | None) -> None:
         """A message came; its number by its publisher, where that is known."""
         last, self._last = self._last, number
-        told, self._told = self._told, 0
         if number is None or last is None or number <= last:  # the first one, or another publisher
+            self._told = 0
             return
-        missing = number - last - 1 - told
-        if missing > 0 and self._alone():
-            self._lost(missing)
+        missing = number - last - 1
+        told = min(missing, self._told)
+        self._told -= told
+        if missing > told and self._alone():
+            self._seen += missing - told
+            self._lost(missing - told)
