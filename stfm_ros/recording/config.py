@@ -160,7 +160,7 @@ class RecorderNodeConfig:
 class RecorderAppConfig(RecordingConfig):
     """Everything a recorder on a robot can be told; a teacher's disagreement counts where it is subscribed to."""
 
-    selection: SelectionConfig = field(default_factory=lambda: SelectionConfig(min_disagreement=0.5))
+    selection: SelectionConfig = field(default_factory=lambda: SelectionConfig(min_disagreement=0.2))
     topics: TopicsConfig = field(default_factory=TopicsConfig)
     bag: BagConfig = field(default_factory=BagConfig)
     node: RecorderNodeConfig = field(default_factory=RecorderNodeConfig)
