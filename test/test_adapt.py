@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,9 +33,10 @@ from stfm_ros.runtimes.installed import check_folder, install, installed
 from stfm_ros.runtimes.store import find_model, seal
 from stfm_ros.types import Camera, EngineSpec
 from stfm_training import adapt as adapting
+from stfm_training import distill as distilling
 from stfm_training.adapt import Engines, completed, decide, replaced, unusable
 from stfm_training.config import TrainingConfig
-from stfm_training.distill import HELD_OUT, NEVER
+from stfm_training.distill import HELD_OUT, NEVER, export_calibrated
 from stfm_training.export import export
 from stfm_training.gate import BETTER, NOT_BETTER, UNCLEAR, WORSE, Elsewhere, Verdict, judge
 from stfm_training.inspection import Inspection, inspect_bag
@@ -274,6 +276,23 @@ def test_new_weights_have_to_beat_what_is_installed(tiny: Callable[[int], Path],
     assert replaced(tmp_path, str(tiny(0)), new) == old  # the same command again: not against themselves
 
 
+def test_an_export_that_is_there_is_not_made_again(
+    tiny: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Again(Exception):
+        pass
+
+    def made(*_: Any, **__: Any) -> None:
+        raise Again
+
+    monkeypatch.setattr(distilling, "export", made)
+    read: Any = SimpleNamespace(start=str(tiny(0)))
+    assert export_calibrated(tiny(1) / "weights.safetensors", tiny(1), "robot 1", read) == spec_of(tiny(1))
+    for weights, out, name in ((0, tiny(1), "robot 1"), (1, tiny(1), "robot"), (1, tmp_path / "new", "robot 1")):
+        with pytest.raises(Again):
+            export_calibrated(tiny(weights) / "weights.safetensors", out, name, read)
+
+
 # ---- the bags
 
 
@@ -415,9 +434,8 @@ def students(tmp_path_factory: pytest.TempPathFactory) -> Students:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few pairs, frames and precisions where more change nothing of what is tested."""
-    monkeypatch.setattr("stfm_training.distill.SIGMA_PAIRS", 2)
-    monkeypatch.setattr("stfm_training.distill.export", partial(export, precisions=("fp32",)))
-    monkeypatch.setattr("stfm_training.distill.sigma_factor", lambda rows: None)
+    quick = partial(export, height=128, width=160, k=160, precisions=("fp32",))
+    monkeypatch.setattr(adapting, "export_calibrated", lambda weights, out, name, read: quick(weights, out, name))
     monkeypatch.setattr(adapting, "inspect_bag", partial(inspect_bag, frames=8))
     monkeypatch.setattr(adapting, "ELSEWHERE_PAIRS", 2)
     monkeypatch.setattr(adapting, "ELSEWHERE_FRAMES", 2)
@@ -452,8 +470,6 @@ def test_a_bag_that_teaches_nothing_leaves_the_old_weights_and_the_same_command_
     assert json.loads((out / "adapt.json").read_text()) == record
     assert record["before"]["weights_hash"] == spec_of(students.spoiled).weights_hash
     assert record["after"]["weights_hash"] != record["before"]["weights_hash"]
-    spec = spec_of(record["after"]["model"])
-    assert (spec.height, spec.width, spec.k) == (128, 160, 160)
     assert not (out / "weights").exists()
     page = (out / "report.html").read_text(encoding="utf-8")
     for words in (

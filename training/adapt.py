@@ -184,7 +184,7 @@ def adapt(
     begin()
     after = find_model(str(out / EXPORT))
     before = replaced(wanted.install, read.start, spec)
-    evaluations = evaluate(read, compared(str(before.path), after.path, teacher), progress)
+    evaluations = evaluate(read, compared(str(before.path), after.path), progress)
     elsewhere = measure_elsewhere(before, after, progress)
     begin()
     engines = build(after)

@@ -13,6 +13,7 @@ after, on frames of the bags that were held out, and on bags never trained on. 5
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +27,7 @@ from stfm_ros.errors import ConfigError, DatasetError
 from stfm_ros.evaluate import Method
 from stfm_ros.matcher import Matcher
 from stfm_ros.pairs import Pair, Sampling
-from stfm_ros.runtimes.store import find_model
+from stfm_ros.runtimes.store import SPEC, find_model
 from stfm_ros.types import EngineSpec
 from stfm_training.config import TEACHER_OF_STUDENT, TrainingConfig
 from stfm_training.evaluation import as_method, matcher_of
@@ -232,24 +233,30 @@ def train_student(read: Bags, teacher: Path, out: Path) -> Path:
 
 
 def export_calibrated(weights: Path, out: Path, name: str, read: Bags) -> EngineSpec:
-    """The export, of the size of what the student began as, its sigma as large as the errors on held-out pairs whose
-    truth is exact (none recorded) say."""
+    """The export, of the size of what the student began as, its sigma as large as the errors on held-out pairs say
+    whose truth is exact (none recorded). One that is there already is taken as it is."""
     before = find_model(read.start).spec
     height, width, k = (before.height, before.width, before.k) if before else SIZE
-    spec = export(weights, out, name, height, width, k)
-    matcher = Matcher.from_pretrained(MatcherConfig(model=str(out)))
-    exact = [source for source, _ in read.opened.held_out if not isinstance(source, Recorded)]
-    rows = [measure({"model": matcher}, source, SIGMA_PAIRS, SIGMA_SEED)["model"].rows for source in exact]
-    factor = sigma_factor(np.concatenate(rows)) if rows else None
-    return spec if factor is None else export(weights, out, name, height, width, k, factor)
+    there = find_model(str(out)).spec if (out / SPEC).is_file() else None
+    wanted = (name, height, width, k, WeightsFile.read(weights).hash)
+    if there and (there.name, there.height, there.width, there.k, there.weights_hash) == wanted:
+        return there
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".sigma-") as temporary:
+        export(weights, Path(temporary) / name, name, height, width, k, precisions=("fp32",))
+        matcher = Matcher.from_pretrained(MatcherConfig(model=str(Path(temporary) / name)))
+        exact = [source for source, _ in read.opened.held_out if not isinstance(source, Recorded)]
+        rows = [measure({"model": matcher}, source, SIGMA_PAIRS, SIGMA_SEED)["model"].rows for source in exact]
+        factor = sigma_factor(np.concatenate(rows)) if rows else None
+    return export(weights, out, name, height, width, k, factor or 1.0)
 
 
-def compared(before: str, after: Path, teacher: Path) -> dict[str, Method]:
-    """Old and new weights as the robot runs them, and the teacher."""
+def compared(before: str, after: Path, teacher: Path | None = None) -> dict[str, Method]:
+    """Old and new weights as the robot runs them, and the teacher, which takes longer than both, if it is given."""
     new = Matcher.from_pretrained(MatcherConfig(model=str(after)))
     old = Matcher.from_pretrained(MatcherConfig(model=before))
-    deep = matcher_of(teacher, new.height, new.width)
-    return {BEFORE: as_method(old), AFTER: as_method(new), TEACHER: as_method(deep)}
+    methods = {BEFORE: as_method(old), AFTER: as_method(new)}
+    return methods if teacher is None else methods | {TEACHER: as_method(matcher_of(teacher, new.height, new.width))}
 
 
 def evaluate(read: Bags, methods: Mapping[str, Method], progress: Progress) -> tuple[Evaluation, ...]:

@@ -97,7 +97,7 @@ def score_records(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
 SCORE_FIELDS = {
     "recordings[].name": "what was measured on",
     "recordings[].relation": "held out, or never trained on",
-    "recordings[].scores": "by method (before, after, teacher): as stfm eval gives them",
+    "recordings[].scores": "by method (before, after, of stfm distill teacher too): as stfm eval gives them",
 }
 
 
