@@ -87,7 +87,7 @@ SOLVERS: dict[str, tuple[Solver, float]] = {
     "poselib": (solve_poselib, 1.0),
     "opencv": (solve_opencv, 0.5),
     "stfm": (solve_stfm, DEFAULTS.inlier_px),
-    "magsac": (solve_magsac, 1.0),
+    "magsac": (solve_magsac, 0.5),
 }
 
 

@@ -93,9 +93,10 @@ def execute(options: argparse.Namespace, screen: Screen) -> tuple[dict[str, Any]
     began, load = time.monotonic(), [os.getloadavg()[0]]
     require_poselib()
     suite = read_suite()
-    entrants, threads, left_out = _entrants(options, screen)
-    opened, absent = _open(suite, options, screen)
-    left_out += absent
+    datasets, left_out = _present(suite, options)
+    entrants, threads, missing = _entrants(options, screen)
+    left_out += missing
+    opened = _open(datasets, options.suite, screen)
     for line in left_out:
         screen.say(f"left out: {line}")
     model, results, rows = entrants[0], [], {}
@@ -143,78 +144,85 @@ def execute(options: argparse.Namespace, screen: Screen) -> tuple[dict[str, Any]
     return record, any(_nothing(result) for result in results if result.method == model.name)
 
 
+def _present(suite: Suite, options: argparse.Namespace) -> tuple[list[Dataset], list[str]]:
+    """The data sets that are wanted and there, and those that are not, with the reason."""
+    from stfm_ros.cli.command import UsageError
+    from stfm_ros.errors import DatasetError
+    from stfm_ros.suite.readers import RENDERED
+
+    wanted = _names(options.datasets) or list(suite.datasets)
+    unknown = [name for name in wanted if name not in suite.datasets]
+    if unknown:
+        raise UsageError(f"--datasets {', '.join(unknown)}: expected some of {', '.join(suite.datasets)}")
+    present, absent = [], []
+    for dataset in (suite.datasets[name] for name in wanted):
+        folder = options.suite / dataset.path
+        if not folder.is_dir():
+            absent.append(f"{dataset.name}: there is no folder {folder}")
+        elif dataset.kind == RENDERED and importlib.util.find_spec("torch") is None:
+            absent.append(
+                f"{dataset.name}: its scenes come from stfm_training, which needs torch: pip install '.[train]'"
+            )
+        else:
+            present.append(dataset)
+    if not present:
+        raise DatasetError(
+            f"{options.suite} holds none of the benchmark's data sets: expected folders such as "
+            f"{next(iter(suite.datasets.values())).path} (docs/benchmark.md)"
+        )
+    return present, absent
+
+
 def _entrants(options: argparse.Namespace, screen: Screen) -> tuple[list[Entrant], int, list[str]]:
     """What takes part, the threads it is given, and what is left out with the reason."""
     import cv2
 
+    from stfm_ros.cli.command import UsageError
     from stfm_ros.cli.options import model_line
     from stfm_ros.suite.entrants import from_callable, models, named
 
+    listed = METHODS if options.methods is None else options.methods
+    called = _names(listed) + [text.partition("=")[0] for text in options.method] + _names(options.models)
+    twice = sorted({name for name in called if called.count(name) > 1})
+    if twice:
+        raise UsageError(f"two methods are called {', '.join(twice)}: give each another name, or name it once")
     own = [from_callable(text) for text in options.method]
-    given = given_settings(options)
-    loaded = models(options.models, given)
+    settings = given_settings(options)
+    beside, left_out = named(listed, options.suite / "teachers", int(settings.get("matcher.threads", 0)))
+    loaded = models(options.models, settings)
     for line in dict.fromkeys(model_line(matcher) for _, matcher in loaded):
         screen.show(line)
     threads = loaded[0][1].config.threads
     if threads:
         cv2.setNumThreads(threads)
-    names = METHODS if options.methods is None else options.methods
-    beside, left_out = named(names, options.suite / "teachers", threads)
-    entrants = [entrant for entrant, _ in loaded] + beside + own
-    called = [entrant.name for entrant in entrants]
-    twice = sorted({name for name in called if called.count(name) > 1})
-    if twice:
-        from stfm_ros.cli.command import UsageError
-
-        raise UsageError(f"two methods are called {', '.join(twice)}: give each another name")
-    return entrants, threads, left_out
+    return [entrant for entrant, _ in loaded] + beside + own, threads, left_out
 
 
-def _open(suite: Suite, options: argparse.Namespace, screen: Screen) -> tuple[dict[str, Opened], list[str]]:
-    """The data sets that are there, and those that are not."""
-    from stfm_ros.cli.command import UsageError
-    from stfm_ros.errors import DatasetError
+def _names(text: str) -> list[str]:
+    return [name for name in text.replace(" ", "").split(",") if name not in ("", "none")]
+
+
+def _open(datasets: Sequence[Dataset], root: Path, screen: Screen) -> dict[str, Opened]:
+    """All readers, which choose their pairs: what is wrong with the last is told before the first takes its time."""
     from stfm_ros.suite.readers import RENDERED, fingerprint, open_dataset
     from stfm_ros.suite.runner import Opened
 
-    wanted = [name for name in options.datasets.replace(" ", "").split(",") if name] or list(suite.datasets)
-    unknown = [name for name in wanted if name not in suite.datasets]
-    if unknown:
-        raise UsageError(f"--datasets {', '.join(unknown)}: expected some of {', '.join(suite.datasets)}")
-    opened, absent = {}, []
+    opened = {}
     with screen.progress("choosing pairs") as step:
-        for done, name in enumerate(wanted, start=1):
-            dataset = suite.datasets[name]
-            folder = options.suite / dataset.path
-            render, missing = _renderer(dataset, folder)
-            if not folder.is_dir():
-                absent.append(f"{name}: there is no folder {folder}")
-            elif missing:
-                absent.append(f"{name}: {missing}")
-            else:
-                data = fingerprint(folder) + (_renderer_code() if dataset.kind == RENDERED else "")
-                opened[name] = Opened(dataset, open_dataset(options.suite, dataset, render), data)
-            step(done, len(wanted))
-    if not opened:
-        raise DatasetError(
-            f"{options.suite} holds none of the benchmark's data sets: expected folders such as "
-            f"{next(iter(suite.datasets.values())).path} (docs/benchmark.md)"
-        )
-    return opened, absent
+        for done, dataset in enumerate(datasets, start=1):
+            folder, drawn = root / dataset.path, dataset.kind == RENDERED
+            reader = open_dataset(root, dataset, _renderer(folder) if drawn else None)
+            opened[dataset.name] = Opened(dataset, reader, fingerprint(folder) + (_renderer_code() if drawn else ""))
+            step(done, len(datasets))
+    return opened
 
 
-def _renderer(dataset: Dataset, folder: Path) -> tuple[Render | None, str]:
-    """What draws rendered scenes, or why nothing does; neither for other kinds of data."""
-    from stfm_ros.suite.readers import RENDERED
-
-    if dataset.kind != RENDERED or not folder.is_dir():
-        return None, ""
-    if importlib.util.find_spec("torch") is None:
-        return None, "its scenes come from stfm_training, which needs torch: pip install '.[train]'"
+def _renderer(folder: Path) -> Render:
+    """What draws rendered scenes, with photographs of a folder as textures."""
     from stfm_ros.picture_files import SUFFIXES, read_picture
 
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)[::TEXTURES]
-    return partial(_render, [read_picture(path) for path in files]), ""
+    return partial(_render, [read_picture(path) for path in files])
 
 
 def _render(textures: Sequence[ByteArray], seed: int, height: int, width: int) -> RenderedPair:

@@ -34,7 +34,8 @@ class Row:
     Attributes:
         name: of the view.
         overlap: as of :class:`View`.
-        matches, ms: how many, and the wall time of the call.
+        matches: how many.
+        ms, cpu_ms: wall time of the call, and processor time of all its threads, which a busy machine stretches less.
         errors_deg: by solver, the larger of the angles of rotation and of direction; infinite where there is no pose.
         precision: share of matches below each of ``stfm_ros.evaluate.EPIPOLAR_THRESHOLDS``.
         mma: share of matches within each of ``MMA_THRESHOLDS_PX`` of the truth, of those whose truth is known.
@@ -50,6 +51,7 @@ class Row:
     overlap: float
     matches: int
     ms: float
+    cpu_ms: float
     errors_deg: dict[str, float]
     precision: tuple[float, ...] = ()
     mma: tuple[float, ...] = ()
@@ -73,10 +75,13 @@ class Row:
         return cls(**values | {"overlap": float("nan") if values["overlap"] is None else values["overlap"]})
 
 
-def measure(name: str, view: View, matches: Matches, ms: float, claims: bool = False, exact: bool = False) -> Row:
+def measure(
+    name: str, view: View, matches: Matches, times: tuple[float, float], claims: bool = False, exact: bool = False
+) -> Row:
     """Hold matches against what is known of a view.
 
     Args:
+        times: wall and processor time of the call, ms.
         claims: whether confidence and sigma of the matches claim to be a probability and pixels.
         exact: whether the truth is good enough to hold sigma against.
     """
@@ -104,7 +109,7 @@ def measure(name: str, view: View, matches: Matches, ms: float, claims: bool = F
     if view.labels is not None:
         distances = label_distances(matches, view.labels)
         found["labelled"] = tuple(float(np.mean(distances < px)) for px in LABEL_THRESHOLDS_PX)
-    return Row(name, view.overlap, len(matches), ms, **found)
+    return Row(name, view.overlap, len(matches), *times, **found)
 
 
 def reliability(confidence: Any, right: Any) -> tuple[tuple[float, ...], ...]:

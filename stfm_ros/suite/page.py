@@ -45,24 +45,32 @@ def result_table(results: Sequence[Result]) -> tuple[tuple[str, ...], list[tuple
     """Columns and rows of one data set: per cent with 95 % intervals, milliseconds with quartiles."""
     columns = [column for column in COLUMNS[results[0].measure] if column[1] in results[0].figures]
     posed = results[0].measure == POSE
-    heads = ("method", *(head for head, _ in columns), "matches", "failed", "ms [quartiles]")
+    heads = ("method", *(head for head, _ in columns), "matches", "failed", "ms [quartiles]", "CPU ms")
     rows = []
     for one in results:
         shown = [f"{one.figures[name]}" for _, name in columns]
         gain = [] if not posed else ["" if one.gain is None else f"{100 * one.gain.value:+.0f} {_span(one)}"]
-        counts = (f"{one.matches.median:.0f}", str(one.failures), milliseconds(one.ms))
+        counts = (f"{one.matches.median:.0f}", str(one.failures), milliseconds(one.ms), f"{one.cpu_ms.median:.0f}")
         rows.append((one.method, *shown, *counts, *gain))
     return (*heads, "AUC@10 less the model's") if posed else heads, rows
 
 
 def overall_table(summary: Sequence[Overall]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Columns and rows of the summary."""
-    heads = ("method", "AUC@10", "MMA@3 of planes", "labelled points < 10 px", "ms [quartiles]", "GFLOPs")
+    heads = (
+        "method",
+        "AUC@10",
+        "MMA@3 of planes",
+        "labelled points < 10 px",
+        "ms [quartiles]",
+        "CPU ms [quartiles]",
+        "GFLOPs",
+    )
     rows = []
     for one in summary:
         shares = ("" if figure is None else f"{figure}" for figure in (one.pose, one.homography, one.labelled))
-        ms = "" if one.ms is None else milliseconds(one.ms)
-        rows.append((one.method, *shares, ms, "" if one.gflops is None else f"{one.gflops:.1f}"))
+        times = ("" if ms is None else milliseconds(ms) for ms in (one.ms, one.cpu_ms))
+        rows.append((one.method, *shares, *times, "" if one.gflops is None else f"{one.gflops:.1f}"))
     return heads, rows
 
 
@@ -118,11 +126,11 @@ def make_page(
 
 
 def draw_cost(summary: Sequence[Overall], path: Path) -> ByteArray | None:
-    """AUC@10 over milliseconds a pair, written to ``path`` and returned as (H, W, 3) uint8 RGB.
+    """AUC@10 over processor time a pair, written to ``path`` and returned as (H, W, 3) uint8 RGB.
 
     None where there is nothing to draw, or matplotlib is not installed.
     """
-    shown = [(one, one.pose, one.ms) for one in summary if one.pose is not None and one.ms is not None]
+    shown = [(one, one.pose, one.cpu_ms) for one in summary if one.pose is not None and one.cpu_ms is not None]
     if not shown:
         return None
     try:
@@ -130,7 +138,9 @@ def draw_cost(summary: Sequence[Overall], path: Path) -> ByteArray | None:
     except ImportError:
         return None
     figure = Canvas(figsize=(8, 4.6), layout="constrained")
-    axes = figure.add_subplot(xscale="log", xlabel="ms a pair, median and quartiles", ylabel="AUC@10, %")
+    axes = figure.add_subplot(
+        xscale="log", xlabel="processor time of a pair, ms; median and quartiles", ylabel="AUC@10, %"
+    )
     for one, pose, ms in shown:
         x, y = ms.median, 100 * pose.value
         across = [[x - ms.q25], [ms.q75 - x]]
@@ -227,8 +237,9 @@ def _table(title: str, table: tuple[tuple[str, ...], list[tuple[str, ...]]], not
 
 _PER_CENT = "Shares and AUC in per cent with 95 % bootstrap intervals over the pairs."
 _COST = (
-    "AUC@10 (PoseLib at 1 px), mean over the data sets with poses that no weights were trained on; time of a whole "
-    "pair in this run, both images encoded."
+    "AUC@10 (PoseLib at 1 px), mean over the data sets with poses that no weights were trained on; "
+    "processor time of a whole pair, both images encoded, all threads together: a busy machine stretches it less than "
+    "wall time."
 )
 _OVERALL = (
     "Means over data sets: AUC@10 of the pose error by PoseLib, share of matches within 3 px on Oxford's planes, share "

@@ -80,6 +80,7 @@ class Result:
     Attributes:
         names: of the views.
         figures: by the names above.
+        ms, cpu_ms: of a pair, both images encoded: wall time, and processor time of all threads.
         gain: AUC@10 (PoseLib) of this method less that of the model, on the same pairs; None for the model itself,
             and where no pose is known.
         failures: views without a pose (or homography, or fundamental matrix).
@@ -94,6 +95,7 @@ class Result:
     figures: Mapping[str, Figure]
     matches: Quartiles
     ms: Quartiles
+    cpu_ms: Quartiles
     gain: Figure | None
     failures: int
     bins: tuple[Bin, ...]
@@ -107,7 +109,7 @@ class Overall:
 
     Attributes:
         pose, homography, labelled: mean over the data sets of a kind of :data:`HEADLINES`'s figure; None without any.
-        ms: over the views with poses, which every method saw.
+        ms, cpu_ms: as of :class:`Result`, over the views with poses, which every method saw.
         gflops: see :class:`stfm_ros.suite.entrants.Entrant`.
     """
 
@@ -116,6 +118,7 @@ class Overall:
     homography: Figure | None
     labelled: Figure | None
     ms: Quartiles | None
+    cpu_ms: Quartiles | None
     gflops: float | None
 
 
@@ -158,9 +161,11 @@ def overall(
             complete = bool(wanted) and len(found) == len(wanted)
             means[measure] = _mean(found, measure, suite) if complete else None
         posed = {one.dataset for one in known if one.measure == POSE and one.method == entrant.name}
-        ms = [row.ms for name in posed for row in rows[name][entrant.name]]
-        times = _quartiles(ms) if ms else None
-        summary.append(Overall(entrant.name, means[POSE], means[HOMOGRAPHY], means[POINTS], times, entrant.gflops))
+        timed = [row for name in posed for row in rows[name][entrant.name]]
+        ms = _quartiles([row.ms for row in timed]) if timed else None
+        cpu_ms = _quartiles([row.cpu_ms for row in timed]) if timed else None
+        figures = means[POSE], means[HOMOGRAPHY], means[POINTS]
+        summary.append(Overall(entrant.name, *figures, ms, cpu_ms, entrant.gflops))
     return summary
 
 
@@ -186,6 +191,7 @@ def _result(
         figures=figures(rows, suite),
         matches=_quartiles([row.matches for row in rows]),
         ms=_quartiles([row.ms for row in rows]),
+        cpu_ms=_quartiles([row.cpu_ms for row in rows]),
         gain=gain,
         failures=sum(not np.isfinite(error) for error in errors) if measure != POINTS else 0,
         bins=tuple(_bins(dataset, measure, rows, suite)),
