@@ -65,20 +65,20 @@ def depth_of_wall(rays: FloatArray, normal: FloatArray, distance: float) -> Floa
     return np.where((depth > 0.2) & (depth < 50), depth, 0.0).astype(np.float32)
 
 
-def wall(seed: int = 0, model: str = "none", turn_deg: float = 5.0, baseline: float = 0.2) -> Wall:
-    rng, camera = np.random.default_rng(seed), CAMERAS[model]
+def wall(seed: int = 0, model: str = "none", turn_deg: float = 5.0, baseline: float = 0.2, model1: str = "") -> Wall:
+    rng, camera, camera1 = np.random.default_rng(seed), CAMERAS[model], CAMERAS[model1 or model]
     axis, position = rng.normal(size=3), rng.normal(size=3)
     R = np.asarray(cv2.Rodrigues(axis / np.linalg.norm(axis) * np.radians(turn_deg))[0])
     t = -R @ (position * baseline / np.linalg.norm(position))
     normal = np.array([*rng.uniform(-0.3, 0.3, 2), 1.0])
     depth0 = depth_of_wall(rays_of(model), normal, 3.0)
-    depth1 = depth_of_wall(rays_of(model), R @ normal, 3.0 + float((R @ normal) @ t))
+    depth1 = depth_of_wall(rays_of(model1 or model), R @ normal, 3.0 + float((R @ normal) @ t))
     x, y = np.meshgrid(np.arange(4.0, 320, 8), np.arange(4.0, 240, 8))
     starts = np.column_stack([x.ravel(), y.ravel()])
     rows, columns = starts[:, 1].astype(int), starts[:, 0].astype(int)
     points = rays_of(model)[rows, columns] * depth0[rows, columns][:, None]
     with np.errstate(invalid="ignore"):
-        ends = project_points(np.nan_to_num(points) @ R.T + t, camera)
+        ends = project_points(np.nan_to_num(points) @ R.T + t, camera1)
         shown = (depth0[rows, columns] > 0) & (ends > 5).all(axis=1) & (ends < (314, 234)).all(axis=1)
     starts, ends = starts[shown], ends[shown]
     n = len(starts)
@@ -87,7 +87,7 @@ def wall(seed: int = 0, model: str = "none", turn_deg: float = 5.0, baseline: fl
     confidence = rng.uniform(0.2, 1.0, n).astype(np.float32)
     matches = Matches(starts.astype(np.float32), ends.astype(np.float32), confidence, sigma)
     pose = RelativePose(R, t, TINY, np.ones(n, np.bool_), PoseStatus.OK, "true", metric=True)
-    return Wall(Truth(matches, pose, camera, camera, depth0, depth1, EXACT), camera)
+    return Wall(Truth(matches, pose, camera, camera1, depth0, depth1, EXACT), camera)
 
 
 def moved(matches: Matches, by: Any) -> Matches:
@@ -111,6 +111,12 @@ def test_a_perfect_student_is_told_so(model: str, seed: int, turn: float, baseli
     assert check.disagreement < 1e-9
     assert check.within_1_sigma == check.within_2_sigma == 1.0
     assert max(check.pose.rotation_deg, check.pose.direction_deg, abs(check.pose.length_m)) < 1e-5
+
+
+def test_each_image_has_its_own_calibration() -> None:
+    scene = wall(1, "none", 3.0, model1="equidistant")
+    check = check_student(scene.truth, scene.true, scene.truth.pose, CONFIG)
+    assert check.right == 1.0 and check.error_px < 0.01 and check.judged > 100
 
 
 @settings(max_examples=15, deadline=None)
@@ -187,12 +193,14 @@ def test_what_the_teachers_pose_does_not_know_is_not_laid_at_the_students_door()
     rng, scene = np.random.default_rng(0), wall(3)
     some = scene.true.take(np.arange(0, len(scene.true), 100))
     sure = replace(some, sigma=np.full(len(some), 0.01, np.float32))
-    sigma = np.array([0.003] * 3 + [0.002] * 3)
+    spread = (
+        np.diag([0.003] * 3 + [0.002] * 3) @ np.linalg.qr(rng.normal(size=(6, 6)))[0] @ np.diag([1, 2, 1, 0.2, 1, 0.1])
+    )
     within = []
-    for error in rng.normal(size=(200, 6)) * sigma:
+    for error in rng.normal(size=(200, 6)) @ spread.T:
         R, position = scene.truth.pose.camera1_in_camera0
         R, position = np.asarray(cv2.Rodrigues(error[3:])[0]) @ R, position + error[:3]
-        teacher = replace(scene.truth.pose, R=R.T, t=-R.T @ position, covariance=np.diag(sigma**2))
+        teacher = replace(scene.truth.pose, R=R.T, t=-R.T @ position, covariance=spread @ spread.T)
         truth = replace(scene.truth, pose=teacher)
         within.append(check_student(truth, sure, teacher, replace(CONFIG, limit_px=6.0)).within_1_sigma)
     assert np.mean(within) == pytest.approx(0.683, abs=0.04)
@@ -260,14 +268,17 @@ def test_differences_of_poses_are_those_that_were_made(seed: int, turn: float, l
     across = np.cross(position, axis)
     swung = cv2.Rodrigues(across / np.linalg.norm(across) * np.radians(turn))[0] @ position
     swung *= 1 + longer / np.linalg.norm(position)
-    sigma = np.diag([0.01**2] * 3 + [0.02**2] * 3)
+    spread = rng.normal(size=(6, 6))
+    sigma = 1e-4 * (spread @ spread.T + np.eye(6))
     student = replace(pose, R=(by @ R).T, t=-(by @ R).T @ swung, covariance=sigma)
     found = compare_poses(replace(pose, covariance=sigma), student)
     assert found.rotation_deg == pytest.approx(turn, abs=1e-4)
-    assert found.direction_deg == pytest.approx(turn, abs=1e-4)
+    sure = compare_poses(replace(pose, covariance=1e-4 * sigma), student)  # of the direction too
+    assert sure.direction_deg == pytest.approx(turn, abs=1e-4)
     assert found.length_m == pytest.approx(longer, abs=1e-9)
-    assert found.rotation_nees == pytest.approx(np.radians(turn) ** 2 / (2 * 0.02**2), rel=1e-3)
-    assert found.translation_nees == pytest.approx(np.sum((swung - position) ** 2) / (2 * 0.01**2), rel=1e-3)
+    errors = swung - position, cv2.Rodrigues(by)[0].ravel()
+    expected = [error @ np.linalg.solve(2 * part, error) for error, part in zip(errors, (sigma[:3, :3], sigma[3:, 3:]))]
+    assert [found.translation_nees, found.rotation_nees] == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_direction_alone_is_compared_as_one() -> None:
