@@ -10,6 +10,10 @@ from stfm_ros.model.presets import ModelConfig
 from stfm_ros.model.transformer import TokenAttention, alternate
 
 
+#: power of a heatmap that leaves next to nothing beside its peak, and still moves smoothly with it
+PEAK = 4.0
+
+
 class FineStage(nn.Module):
     """Window transformer and expectation over the heatmap of the centre of image 0 in image 1."""
 
@@ -20,6 +24,7 @@ class FineStage(nn.Module):
         self.d = config.d_fine
         self.project = nn.Linear(config.d_coarse, config.d_fine)
         self.merge = nn.Linear(2 * config.d_fine, config.d_fine)
+        self.reach, self.gain = config.fine_reach, config.fine_gain
         self.symmetric = config.attention != "linear"
         self.layers = nn.ModuleList(
             TokenAttention(config.d_fine, config.fine_heads) for _ in range(2 * config.fine_layers)
@@ -65,6 +70,8 @@ class FineStage(nn.Module):
             expectation (m, 2): offset from the window's centre, in steps of the 1/2 map.
             variance (m, 2): of the heatmap along x and y, in steps^2.
             log_heatmap (m, w^2).
+
+        This is what is trained; :meth:`locate` makes of the heatmap what a match is.
         """
         middle = self.window**2 // 2
         if self.symmetric and len(self.layers):  # of the last look across, only the centre of window 0 is asked for
@@ -77,8 +84,20 @@ class FineStage(nn.Module):
         # sums of products, not matrix products: runtimes that round those to bfloat16 leave these in float32
         scores = (window1 * centre).float().sum(2) / self.d**0.5
         log_heatmap = scores.log_softmax(1)
-        heatmap = log_heatmap.exp()
+        return *self._moments(log_heatmap.exp()), log_heatmap
+
+    def locate(self, log_heatmap: Tensor) -> tuple[Tensor, Tensor]:
+        """Where heatmaps (m, w^2) have their peak: offset (m, 2) from the centre and variance (m, 2), as of
+        :meth:`forward`, of what lies within about ``fine_reach`` of it."""
+        if not self.reach:
+            return self._moments(log_heatmap.exp())
+        peak, _ = self._moments((PEAK * log_heatmap).softmax(1))
+        distance = (self.grid - peak[:, None]).square().sum(2)
+        mean, variance = self._moments((log_heatmap - distance / (2 * self.reach**2)).softmax(1))
+        return self.gain * mean, variance
+
+    def _moments(self, heatmap: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance, (m, 2) each."""
         weighted = heatmap[:, :, None] * self.grid
-        expectation = weighted.sum(1)
-        variance = ((weighted * self.grid).sum(1) - expectation.square()).clamp(min=1e-10)
-        return expectation, variance, log_heatmap
+        mean = weighted.sum(1)
+        return mean, ((weighted * self.grid).sum(1) - mean.square()).clamp(min=1e-10)

@@ -32,6 +32,10 @@ class ModelConfig:
             windows the image cuts.
         d_fine, window, fine_layers, fine_heads: the fine stage on windows of the 1/2 map.
         window_padding: what a window finds outside the map: its ``edge``, or ``zeros`` (as published).
+        fine_reach: how near to the peak of a window's heatmap counts for its position: standard deviation of the
+            weights, in steps; 0 takes the whole window (as published), and then what lies far from the peak draws every
+            position towards the centre.
+        fine_gain: on the offset from the centre, against what is left of that (docs/training.md).
     """
 
     preset: str
@@ -53,6 +57,8 @@ class ModelConfig:
     fine_layers: int = 1
     fine_heads: int = 2
     window_padding: str = "edge"
+    fine_reach: float = 1.0
+    fine_gain: float = 1.2
 
     @property
     def stride(self) -> int:
@@ -78,6 +84,8 @@ PAPER = ModelConfig(
     window=5,
     fine_heads=8,
     window_padding="zeros",
+    fine_reach=0.0,
+    fine_gain=1.0,
 )
 
 PRESETS: dict[str, ModelConfig] = {

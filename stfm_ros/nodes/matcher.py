@@ -22,7 +22,7 @@ from stfm_ros import messages
 from stfm_ros.config import AppConfig, MatcherConfig
 from stfm_ros.errors import ConfigError, StfmError
 from stfm_ros.frames import Frame, FrameWalk, TimeLine
-from stfm_ros.nodes import params
+from stfm_ros.nodes import memory, params
 from stfm_ros.nodes.diagnostics import Diagnostics
 from stfm_ros.nodes.inputs import Inputs
 from stfm_ros.nodes.logs import forwarded
@@ -202,6 +202,7 @@ class MatcherNode(LifecycleNode):
             self._odometry.close()
             del self._matcher, self._tracker, self._odometry
             self._let_go()
+            memory.give_back()
         return TransitionCallbackReturn.SUCCESS
 
     on_shutdown = on_cleanup
