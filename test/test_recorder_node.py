@@ -188,7 +188,9 @@ def test_what_is_sent_is_in_the_bag_as_others_read_it(watch: Watch, tmp_path: Pa
 def test_topics_that_come_late_and_one_that_stops(watch: Watch, tmp_path: Path) -> None:
     camera = Camera(watch, FRAME[:1])
     selection = {"selection__min_change": 0.0, "selection__min_sharpness": 0.0}
-    late = {"topics__extra": "/camera/pose", "storage__silence_s": 0.5}
+    late = {"topics__extra": "/camera/pose,/robot_description", "storage__silence_s": 0.5}
+    latched = watch.create_publisher(String, "/robot_description", LATCHED)
+    latched.publish(String(data="<robot/>"))
     with Recording(tmp_path, **selection, **late) as recording:
         watch.until("silence", lambda: len([key for key in watch.values if key.startswith("silent.")]) == 4)
         assert watch.level == b"\2"
@@ -217,6 +219,7 @@ def test_topics_that_come_late_and_one_that_stops(watch: Watch, tmp_path: Path) 
         finally:
             time.time_ns = clock
         watch.settle(43)
+        assert "silent./robot_description" not in watch.values  # it has said what it has to say
     (bag,) = recording.bags()
     about = accounted(bag)
     image, depth, pose = (about["topics"][name] for name in (*FRAME[:2], "/camera/pose"))

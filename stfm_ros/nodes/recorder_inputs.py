@@ -88,6 +88,7 @@ class _Input:
         self._type = wanted.type
         self._asked: tuple[ReliabilityPolicy, DurabilityPolicy] | None = None
         self._refused = ""
+        self._heard = False
         # which would get whatever is published
         self._watch = self._watch_for(QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
 
@@ -124,7 +125,9 @@ class _Input:
         self._node.get_logger().info(f"recording {self.wanted.name} ({kind}, {qos.reliability.name.lower()})")
 
     def silence(self) -> str:
-        """Why nothing comes; empty where it does."""
+        """Why nothing comes; empty where it does, or where it is latched and has come."""
+        if self._heard and self._asked is not None and self._asked[1] == DurabilityPolicy.TRANSIENT_LOCAL:
+            return ""
         return self._refused or self._watch.silence()
 
     def close(self) -> None:
@@ -139,6 +142,7 @@ class _Input:
         return InputWatch(self._node, self.wanted.name, kind, qos, timeout_s, self.wanted.remedy, self.wanted.setting)
 
     def _take(self, data: bytes) -> None:
+        self._heard = True
         self._watch.seen()
         self._recorder.take(self.wanted.name, data, self._node.get_clock().now().nanoseconds)
         self._hear(self._type, data)
