@@ -384,6 +384,8 @@ def test_what_one_need_not_say(tiny: Callable[[int], Path], tmp_path: Path, monk
     whole = completed(config, tmp_path)
     assert (whole.model.start, whole.model.preset, whole.teacher.start) == ("default", "medium", "teacher")
     assert whole.data.cache == str(tmp_path / "recordings")
+    given = completed(replace(config, teacher=replace(config.teacher, weights="mine.safetensors")), tmp_path)
+    assert given.teacher.start == "student"
     monkeypatch.setattr(adapting, "shipped", lambda: ["default"])
     own = replace(config, model=replace(config.model, start=str(tiny(0))), data=replace(config.data, cache="/there"))
     whole = completed(own, tmp_path)

@@ -208,7 +208,7 @@ def adapt(
 
 def completed(config: TrainingConfig, out: Path) -> TrainingConfig:
     """The config with what one need not say: bags are prepared in ``out``, the preset is that of the weights to begin
-    from, and the teacher begins from the shipped one, where there is one and no other is named.
+    from, and a teacher that is trained begins from the shipped one, where there is one and no other is named.
 
     Raises:
         WeightsError: there are no such weights.
@@ -218,7 +218,7 @@ def completed(config: TrainingConfig, out: Path) -> TrainingConfig:
     data, teacher = config.data, config.teacher
     if data.cache == DataConfig().cache:
         data = replace(data, cache=str(out / RECORDINGS))
-    if teacher.start == TEACHER_OF_STUDENT and TEACHER in shipped():
+    if not teacher.weights and teacher.start == TEACHER_OF_STUDENT and TEACHER in shipped():
         teacher = replace(teacher, start=TEACHER)
     return replace(config, model=model, data=data, teacher=teacher)
 
