@@ -14,15 +14,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from stfm_ros import messages
 from stfm_ros.config import AppConfig, MatcherConfig
 from stfm_ros.errors import ConfigError, StfmError
 from stfm_ros.frames import Frame, FrameWalk, TimeLine
-from stfm_ros.nodes import memory, params
+from stfm_ros.nodes import memory, params, process
 from stfm_ros.nodes.diagnostics import Diagnostics
 from stfm_ros.nodes.inputs import Inputs
 from stfm_ros.nodes.logs import forwarded
@@ -223,6 +221,11 @@ class MatcherNode(LifecycleNode):
         self._inputs = None
         return self._worker.close(patience_s)
 
+    def finish(self) -> None:
+        """The process ends: stop, but do not wait for ever."""
+        if not self.stop(PATIENCE_S):
+            print(f"{self.NAME}: did not wait longer than {PATIENCE_S:g} s for the image in work", file=sys.stderr)
+
     def destroy_node(self) -> None:
         """See rclpy; the thread ends as well."""
         self._worker.end()
@@ -342,41 +345,8 @@ class MatcherNode(LifecycleNode):
 def main(
     args: Sequence[str] | None = None, load: Load = load_matcher, node_class: type[MatcherNode] = MatcherNode
 ) -> int:
-    """Run the node until it is interrupted.
-
-    Returns:
-        0; 1 where it could not be configured or activated; 2 for faults of its parameters.
-    """
-    rclpy.init(args=args)
-    try:
-        return _run(node_class, load)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
-    except Exception:
-        if rclpy.ok():
-            raise
-        return 0  # SIGTERM came during the start, and rclpy closed what was just being made
-    finally:
-        rclpy.try_shutdown()
-
-
-def _run(node_class: type[MatcherNode], load: Load) -> int:
-    try:
-        node = node_class(load)
-    except StfmError as fault:
-        print(f"{node_class.NAME}: {fault}", file=sys.stderr)
-        return 2
-    try:
-        if node.autostart:
-            for step in (node.trigger_configure, node.trigger_activate):
-                if step() != TransitionCallbackReturn.SUCCESS:
-                    return 1
-        rclpy.spin(node)
-    finally:
-        if not node.stop(PATIENCE_S):
-            print(f"{node.NAME}: did not wait longer than {PATIENCE_S:g} s for the image in work", file=sys.stderr)
-        node.destroy_node()
-    return 0
+    """Run the node until it is interrupted; the exit code is that of :func:`stfm_ros.nodes.process.run`."""
+    return process.run(node_class.NAME, lambda: node_class(load), args)
 
 
 if __name__ == "__main__":
