@@ -7,6 +7,7 @@ own: stamps of the depth are off, messages come late by different times, so that
 some images and depths never come. The depth of the first bag goes as 16UC1, of the second as 32FC1, then as PNG, then
 as compressedDepth. Topics are reliable, and the next frame is sent when the node is done with all but two of those
 before it: as fast as the machine matches. So what is lost was lost on purpose, and every image can be accounted for.
+With --rate frames are sent at that rate, and the node keeps the newest image alone, as on a robot.
 
 Every relative pose that the node publishes is compared with the recorded motion between the same two images. So are the
 poses by estimate_metric_pose from the matches of SIFT (and of further models) on the same two images with the same
@@ -118,12 +119,19 @@ class Player:
             self._watch.until("subscriber", lambda one=publisher: one.get_subscription_count() == 1)
         time.sleep(1.0)  # the other side may still be about to match
         sent = Sent()
-        for k in range(0, len(self._bag), self._args.every):
+        began = time.monotonic()
+        for number, k in enumerate(range(0, len(self._bag), self._args.every)):
             self._frame(k, sent)
-            self._watch.until("room", lambda: len(sent.images) - self._watch.count("processed") <= 2)
+            if self._args.rate:
+                time.sleep(max(0.0, began + (number + 1) / self._args.rate - time.monotonic()))
+            else:
+                self._watch.until("room", lambda: len(sent.images) - self._done() <= 2)
             tick()
-        self._watch.until("end", lambda: self._watch.count("processed") == len(sent.images))
+        self._watch.until("end", lambda: self._done() == len(sent.images))
         return sent
+
+    def _done(self) -> int:
+        return self._watch.count("processed") + self._watch.count("dropped")
 
     def close(self) -> None:
         for publisher in (self._images, self._infos, self._depths):
@@ -223,7 +231,8 @@ def bench(path: Path, transport: int, args: argparse.Namespace, progress: Progre
     name, depth_transport, _, _ = TRANSPORTS[transport]
     parameters = {
         "matcher.model": args.model, "matcher.threads": 1, "node.reliability": "reliable",
-        "node.scale_reliability": "reliable", "node.policy": "keep_all", "node.depth_transport": depth_transport,
+        "node.scale_reliability": "reliable", "node.policy": "newest" if args.rate else "keep_all",
+        "node.depth_transport": depth_transport,
     }  # fmt: skip
     parameters |= dict(word.split(":=", 1) for word in args.set)
     words = [word for key, value in parameters.items() for word in ("-p", f"{key}:={value}")]
@@ -342,6 +351,7 @@ def main() -> int:
     parser.add_argument("--model", default="teacher", help="RGB-D model of the node (default: teacher)")
     parser.add_argument("--beside", nargs="*", default=["sift"], help="sift, orb, akaze or RGB models (default: sift)")
     parser.add_argument("--every", type=int, default=1, help="play every so manieth frame (default: all)")
+    parser.add_argument("--rate", type=float, default=0.0, help="frames a second (default: as fast as it matches)")
     parser.add_argument("--drop", type=float, default=0.05, help="share of images, and of depths, that never come")
     parser.add_argument("--offset-ms", type=float, default=10.0, help="largest offset of a depth's stamp")
     parser.add_argument("--late-ms", type=float, default=30.0, help="largest delay of a message")

@@ -86,12 +86,13 @@ print(len(names))
 """
 
 
-def test_the_node_without_ros_says_how_to_get_it() -> None:
+@pytest.mark.parametrize("node", NODES)
+def test_a_node_without_ros_says_how_to_get_it(node: str) -> None:
     blocked = CORE.partition("import stfm_ros\n")[0]
-    code = f"{blocked}from stfm_ros.nodes import matcher_script\nsys.exit(matcher_script())"
+    code = f"{blocked}from stfm_ros.nodes import {node}_script\nsys.exit({node}_script())"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 2
-    assert "stfm-matcher: rclpy" in run.stderr
+    assert f"stfm-{node}: rclpy" in run.stderr
     assert "pip install -r requirements/ros-jazzy.txt" in run.stderr and "Traceback" not in run.stderr
 
 
