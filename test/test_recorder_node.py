@@ -41,7 +41,7 @@ from stfm_ros.bags import BagReader
 from stfm_ros.errors import BagError
 from stfm_ros.msg import RelativePose, StudentCheck
 from stfm_ros.nodes.conversion import to_ros
-from stfm_ros.nodes.recorder_inputs import asked, check_definition, stored
+from stfm_ros.nodes.recorder_inputs import asked, check_definition, message_class, stored
 from stfm_ros.recording.hints import FAR_M, PoseChain
 
 SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -333,6 +333,13 @@ def test_another_definition_of_a_type_is_not_recorded() -> None:
     about.topic_type_hash = ours[:-1] + ("0" if ours[-1] != "0" else "1")
     with pytest.raises(BagError, match=r"talker publishes std_msgs/msg/String of another definition than this install"):
         check_definition("std_msgs/msg/String", [about])
+
+
+def test_a_type_that_is_not_installed_is_named() -> None:
+    assert message_class("sensor_msgs/msg/Image") is Image
+    words = r"no_such_msgs/msg/Thing is not installed here \(.*\): install no_such_msgs, or source its workspace"
+    with pytest.raises(BagError, match=words):
+        message_class("no_such_msgs/msg/Thing")
 
 
 def test_what_publishers_differ_in_is_not_asked_for() -> None:

@@ -107,10 +107,10 @@ class _Input:
             return
         try:
             check_definition(kind, known)
-            message_class = _message_class(kind)
+            found_class = message_class(kind)
             if not self._type:
                 self._recorder.add_topic(Topic(self.wanted.name, kind, self.wanted.role))
-        except (BagError, ImportError, AttributeError) as fault:
+        except BagError as fault:
             self._refused = f"{self.wanted.name} cannot be recorded: {fault}; or take it out of {self.wanted.setting}"
             self._fault("topic", self._refused)
             return
@@ -120,7 +120,7 @@ class _Input:
         self._recorder.set_qos(self.wanted.name, stored(offers, qos))
         self._watch = self._watch_for(qos)
         self._subscription = subscribe_guarded(
-            self._node, message_class, self.wanted.name, qos, self._take, self._miss, self._fault, raw=True
+            self._node, found_class, self.wanted.name, qos, self._take, self._miss, self._fault, raw=True
         )
         self._node.get_logger().info(f"recording {self.wanted.name} ({kind}, {qos.reliability.name.lower()})")
 
@@ -188,7 +188,17 @@ def check_definition(type_name: str, publishers: Sequence[Any]) -> None:
             )
 
 
-def _message_class(type_name: str) -> type[Any]:
+def message_class(type_name: str) -> type[Any]:
+    """The class of a message type; DDS needs it, though bytes are all that is taken.
+
+    Raises:
+        BagError: it is not installed here.
+    """
     package, _, name = type_name.replace("/msg/", "/").partition("/")
-    found: type[Any] = getattr(import_module(f"{package}.msg"), name)
+    try:
+        found: type[Any] = getattr(import_module(f"{package}.msg"), name)
+    except (ImportError, AttributeError) as missing:
+        raise BagError(
+            f"{type_name} is not installed here ({missing}): install {package}, or source its workspace"
+        ) from missing
     return found
