@@ -181,12 +181,12 @@ def mutual_nearest(points0: Points, points1: Points) -> Matches:
     if min(len(points0.keypoints), len(points1.keypoints)) == 0:
         return Matches.empty()
     cosine = points0.descriptors @ points1.descriptors.T
-    forth, back = cosine.argmax(axis=1), cosine.argmax(axis=0)
-    index0 = np.flatnonzero(back[forth] == np.arange(len(forth)))
-    values = cosine[index0, forth[index0]]
-    order = np.argsort(-values, kind="stable")
-    kept = order[values[order] > COSINE]
-    return _as_matches(points0, points1, index0[kept], forth[index0[kept]], np.minimum(values[kept], 1.0))
+    forth = cosine.argmax(axis=1)
+    values = cosine[np.arange(len(forth)), forth]
+    # the largest of its column too; the column's maximum is found much faster than its place
+    index0 = np.flatnonzero((values >= cosine.max(axis=0)[forth]) & (values > COSINE))
+    index0 = index0[np.argsort(-values[index0], kind="stable")]
+    return _as_matches(points0, points1, index0, forth[index0], np.minimum(values[index0], 1.0))
 
 
 def _as_matches(points0: Points, points1: Points, index0: Any, index1: Any, confidence: Any) -> Matches:
