@@ -20,6 +20,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2: pip install -r requirements/ro
 pytest.importorskip("stfm_ros.msg", reason="needs the generated messages: pip install . where ROS 2 is")
 
 import recorded_camera as rc
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -27,6 +28,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_bench import NodeProcess, Observer, environment
 from rosbags.interfaces import QosDurability, QosReliability
 from rosbags.rosbag2 import Reader
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -227,6 +229,32 @@ def test_topics_that_come_late_and_one_that_stops(watch: Watch, tmp_path: Path) 
     assert image["left_out"]["no_depth"] >= 20 and 18 <= image["written"] <= 20
     assert depth["written"] == image["written"] and pose["taken"] == pose["written"] == 40
     assert any(one["topic"] == "/camera/depth" and one["ended"] for one in about["silences"])
+    counts_of(bag)
+
+
+def test_a_clock_that_is_not_there_yet_and_jumps(watch: Watch, tmp_path: Path) -> None:
+    camera = Camera(watch, qos=RELIABLE)
+    clock = watch.create_publisher(Clock, "/clock", 1)
+    camera.pubs["/clock"] = clock
+    with Recording(tmp_path, selection__keep="all", use_sim_time=True) as recording:
+        camera.connect()
+        camera.play(5)
+        watch.until(
+            "word on the clock",
+            lambda: "use_sim_time is set, /clock has to be" in watch.values.get("fault.bad_stamp", ""),
+        )
+        for begin_s in (1000, 900):  # the simulation is started again
+            for tenths in range(8):
+                clock.publish(Clock(clock=Time(sec=begin_s, nanosec=tenths * 10**8)))
+                time.sleep(0.1)
+                camera.play(1)
+        watch.settle(21)
+    (bag,) = recording.bags()
+    about = accounted(bag)
+    assert about["frames"] == {"taken": 21, "kept": 16, "left_out": {"bad_stamp": 5}}
+    assert any(-102 < jump["seconds"] < -98 for jump in about["clock_jumps"])
+    with Reader(bag) as reader:
+        assert 900e9 <= reader.start_time < reader.end_time <= 1001e9
     counts_of(bag)
 
 

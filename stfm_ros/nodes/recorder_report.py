@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ class Report:
         self._situation = situation
         self._throttle = throttle
         self._ended = ""
-        self._lost = 0
+        self._lost = Counter[str]()
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # On the steady clock: with use_sim_time, a silent /clock would silence the diagnostics that tell of it.
         publish = guarded(self.publish, fault, "the lines of /diagnostics")
@@ -84,15 +85,18 @@ class Report:
         for topic, (_, text) in now.silent.items():
             if self._throttle.allows(topic):
                 self._node.get_logger().warning(text)
-        lost, before = sum(_lost(tally) for tally in status.topics.values()), self._lost
-        self._lost = lost
+        lost, self._lost = self._lost, _lost(status)
+        news = {reason: number - lost[reason] for reason, number in self._lost.items() if number > lost[reason]}
         if status.reason:
             return ERROR, f"not recording: {status.reason}"
         texts = [text for _, text in now.silent.values()]
         if texts:
             return (ERROR if any(required for required, _ in now.silent.values()) else WARN), "; ".join(texts)
-        if lost > before:
-            return WARN, f"{lost - before} messages lost since the last report: this computer or its disk is too slow"
+        if "bad_stamp" in news:
+            return WARN, status.faults["bad_stamp"]
+        if news:
+            said = ", ".join(f"{reason} {number}" for reason, number in news.items())
+            return WARN, f"messages lost since the last report: {said}; this computer or its disk is too slow"
         return OK, "paused" if now.paused else "recording"
 
 
@@ -130,5 +134,10 @@ def in_words(tally: Tally) -> str:
     return "; ".join(filter(None, parts))
 
 
-def _lost(tally: Tally) -> int:
-    return tally.missed + tally.left_out["queue_full"] + tally.left_out["not_written"]
+def _lost(status: Status) -> Counter[str]:
+    """Messages that nobody chose to leave out, by reason."""
+    found = Counter[str]()
+    for tally in status.topics.values():
+        found["missed"] += tally.missed
+        found.update({reason: tally.left_out[reason] for reason in ("bad_stamp", "queue_full", "not_written")})
+    return found

@@ -51,8 +51,10 @@ class Intake:
             reason = ""
             if self._closing or self._reason:
                 reason = "stopped"
-            elif not 0 <= item.receipt_ns < 2**63:
+            elif not 0 < item.receipt_ns < 2**63:  # a clock that has not begun says 0
                 reason = "bad_stamp"
+                words = f"{item.topic}: received at {item.receipt_ns} ns: where use_sim_time is set, /clock has to be"
+                self._faults.setdefault(reason, words)
             elif self._bytes + item.size > self._most_bytes:
                 reason = "queue_full"
             if reason:

@@ -8,7 +8,7 @@ Every message that is taken is accounted for, by topic: taken = written + left o
     paused          it came while the recorder was paused
     no_frame        no image of its stamp came
     queue_full      more was taken than compressed and written: memory for waiting messages is bounded
-    bad_stamp       its time of receipt is not one
+    bad_stamp       its time of receipt is not one: a simulation's clock has not begun
     stopped         the recording had ended: a limit of the disk, or a fault
     not_written     the disk was full or failed before it was written
 
