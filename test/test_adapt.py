@@ -99,7 +99,7 @@ def test_a_gain_that_is_not_clear_is_refused_unless_it_is_asked_for() -> None:
     assert refused.gain.word == UNCLEAR and refused.gain.gain > 0 > refused.gain.low
     assert not refused.accepted
     assert refused.text.startswith("The old weights stay. Held back: no clear gain, AUC@10")
-    assert refused.text.endswith("needed a gain whose interval lies above 0.")
+    assert refused.text.endswith("needed an interval above 0.")
     assert taken.accepted and "not clearly better, and were asked for all the same" in taken.text
 
 
@@ -117,7 +117,7 @@ def test_weights_without_a_gain_are_refused_whatever_is_asked_for(unclear: bool)
     [
         (
             {"elsewhere": {"rendered": Elsewhere((300, 280), (0.90, 0.86), (0.2, 0.2))}},
-            "Elsewhere, rendered, right within 3 px: 90.0% → 86.0% of 280 matches a pair, needed at most 3 points",
+            "Elsewhere, rendered, right: 90.0% → 86.0% of 280 matches a pair within 3 px, needed at most 3 points",
         ),
         (
             {"elsewhere": {"pictures": Elsewhere((300, 250), (0.9, 0.9), (0.2, 0.16))}},

@@ -152,7 +152,7 @@ def judge(
         unclear: whether a gain will do whose interval reaches below 0.
     """
     gain = Gain.of(held_back)
-    needed = "a gain" if unclear else "a gain whose interval lies above 0"
+    needed = "a gain" if unclear else "an interval above 0"
     enough = gain.word == BETTER or (unclear and gain.word == UNCLEAR)
     checks = [Check("held back", f"{gain.word}, {gain}", needed, enough)]
     for one in (*(held_back if len(held_back) > 1 else ()), *unseen):
@@ -171,8 +171,8 @@ def _elsewhere(where: str, scene: Elsewhere) -> list[Check]:
     matches, right, found = scene.matches, scene.right, scene.found
     return [
         Check(
-            f"{where}, right within {RIGHT_PX:g} px",
-            f"{right[0]:.1%} → {right[1]:.1%} of {min(matches):.0f} matches a pair",
+            f"{where}, right",
+            f"{right[0]:.1%} → {right[1]:.1%} of {min(matches):.0f} matches a pair within {RIGHT_PX:g} px",
             f"at most {100 * RIGHT_MAY_FALL:g} points less",
             right[1] >= right[0] - RIGHT_MAY_FALL,
         ),

@@ -20,12 +20,14 @@ def adaptation_page(
 ) -> Report:
     """One page: verdict, before and after, the run, the bags."""
     trained, inspected = training_page(run, training), make_page(inspections)
-    rows = tuple((one.name, one.found, one.needed, "yes" if one.passed else "NO") for one in verdict.checks)
+    rows = tuple(
+        ("yes" if one.passed else "NO", *one.name.partition(", ")[::2], one.found, one.needed) for one in verdict.checks
+    )
     rule = Table(
-        "What had to hold", ("check", "found", "needed", "holds"), rows,
+        "What had to hold", ("holds", "check", "of", "found", "needed"), rows,
         "The interval is a paired bootstrap over groups of pairs that share their first image. It says how far the "
         "choice of pairs could mislead on this recording; not what another day or other light would bring.",
-        texts=4,
+        texts=5,
     )  # fmt: skip
     problems = [
         Finding(f"{one.path.name}: {problem}.", "bad" if problem.severity == ERROR else "")
