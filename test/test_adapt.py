@@ -19,9 +19,11 @@ from collected_bag import collect
 
 from stfm_ros import messages
 from stfm_ros.bags import CAMERA_INFO_TYPE, IMAGE_TYPES, BagWriter
+from stfm_ros.cli import adapt as cli
 from stfm_ros.cli import main
 from stfm_ros.cli.adapt import COMMAND
-from stfm_ros.errors import ConfigError, DatasetError, WeightsError
+from stfm_ros.cli.command import Screen
+from stfm_ros.errors import ConfigError, DatasetError, EngineError, RuntimeNotAvailable, WeightsError
 from stfm_ros.evaluate import PairScore, PoseScore, auc_gain
 from stfm_ros.model.network import StfmNet
 from stfm_ros.model.presets import preset
@@ -29,8 +31,10 @@ from stfm_ros.model.weights import load_network, save_weights
 from stfm_ros.parity import Deviation
 from stfm_ros.recording.config import RecordingConfig, SelectionConfig, StorageConfig
 from stfm_ros.runtimes import installed as store
+from stfm_ros.runtimes import tensorrt_builder
 from stfm_ros.runtimes.installed import check_folder, install, installed
 from stfm_ros.runtimes.store import find_model, seal
+from stfm_ros.runtimes.tensorrt_builder import Target
 from stfm_ros.types import Camera, EngineSpec
 from stfm_training import adapt as adapting
 from stfm_training import distill as distilling
@@ -169,18 +173,6 @@ def test_weights_that_find_more_are_not_blamed_for_the_harder_matches() -> None:
     assert nothing.right == (0.0, 0.0) and nothing.found == (0.2, 0.0)
 
 
-def test_an_engine_that_cannot_be_had_or_differs_is_a_reason_to_refuse() -> None:
-    held_back = [evaluation(HARD, EASY)]
-    assert decide(held_back, KEPT, SAME, Engines("none was built: no GPU"), False).accepted
-    broken = decide(held_back, KEPT, SAME, Engines("cannot be had", fault="TensorRT takes no X"), False)
-    assert broken.text.endswith("Engine: TensorRT takes no X, needed an engine for the GPU at hand.")
-    off = decide(held_back, KEPT, SAME, Engines("built", deviation=Deviation(0.5, 1.0, 9.0, 0.5, 80, 80)), False)
-    assert "Engine: 80 matches of 80, 50.0% common" in off.text
-
-
-# ---- what is installed
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     """Folders like exports of a tiny network, by the seed of their weights; the graphs are none."""
@@ -198,6 +190,49 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
         return out
 
     return made
+
+
+def test_an_engine_that_cannot_be_had_or_differs_is_a_reason_to_refuse() -> None:
+    held_back = [evaluation(HARD, EASY)]
+    assert decide(held_back, KEPT, SAME, Engines("none was built: no GPU"), False).accepted
+    broken = decide(held_back, KEPT, SAME, Engines("cannot be had", fault="TensorRT takes no X"), False)
+    assert broken.text.endswith("Engine: TensorRT takes no X, needed an engine for the GPU at hand.")
+    off = decide(held_back, KEPT, SAME, Engines("built", deviation=Deviation(0.5, 1.0, 9.0, 0.5, 80, 80)), False)
+    assert "Engine: 80 matches of 80, 50.0% common" in off.text
+
+
+def test_the_engine_is_built_where_there_is_a_gpu_for_it(
+    tiny: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, screen = find_model(str(tiny(0))), Screen(as_json=True)
+
+    def missing(_: str) -> Any:
+        raise RuntimeNotAvailable("no NVIDIA GPU can be used")
+
+    monkeypatch.setattr(tensorrt_builder, "pick_flavour", missing)
+    none = cli.build_if_possible(model, screen)
+    assert not none.fault and none.text.startswith(
+        "none was built: no NVIDIA GPU can be used. On the robot: stfm build-"
+    )
+
+    flavour = SimpleNamespace(name="tensorrt", version="10.3")
+    monkeypatch.setattr(tensorrt_builder, "pick_flavour", lambda asked: flavour)
+    monkeypatch.setattr(tensorrt_builder, "find_target", lambda of: Target("sm87", "Orin"))
+    deviation = Deviation(0.99, 0.0, 0.1, 0.0, 90, 90)
+    monkeypatch.setattr(cli, "build_engines", lambda *_, **__: [SimpleNamespace(path=Path("features.engine"))])
+    monkeypatch.setattr(cli, "check_engines", lambda *_: (deviation, "run on the reference pair"))
+    built = cli.build_if_possible(model, screen)
+    assert built.text == "tensorrt 10.3, fp32, for Orin; run on the reference pair"
+    assert built.files == (Path("features.engine"),) and built.deviation is deviation and not built.fault
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise EngineError("tensorrt cannot take operator X")
+
+    monkeypatch.setattr(cli, "build_engines", broken)
+    assert cli.build_if_possible(model, screen).fault == "tensorrt cannot take operator X"
+
+
+# ---- what is installed
 
 
 def test_weights_are_installed_beside_the_old_ones(tiny: Callable[[int], Path], tmp_path: Path) -> None:
