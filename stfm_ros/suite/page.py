@@ -135,6 +135,7 @@ def draw_cost(summary: Sequence[Overall], path: Path) -> ByteArray | None:
         return None
     try:
         from matplotlib.figure import Figure as Canvas
+        from matplotlib.ticker import LogLocator, NullLocator
     except ImportError:
         return None
     figure = Canvas(figsize=(8, 4.6), layout="constrained")
@@ -149,9 +150,20 @@ def draw_cost(summary: Sequence[Overall], path: Path) -> ByteArray | None:
         colour = "#0d9488" if own else "#64748b"
         axes.errorbar(x, y, xerr=across, yerr=up, fmt="o" if own else "s", color=colour, elinewidth=1, markersize=6)
         flops = "" if one.gflops is None else f"\n{one.gflops:.0f} GFLOPs"
-        axes.annotate(f"{one.method}{flops}", (x, y), (7, 5), textcoords="offset points", fontsize=8, color=colour)
-    axes.grid(alpha=0.25, which="both")
+        axes.annotate(
+            f"{one.method}{flops}",
+            (x, y),
+            (6, 5 if own else -5),
+            textcoords="offset points",
+            va="bottom" if own else "top",  # so that few lie on each other
+            fontsize=8,
+            color=colour,
+        )
+    axes.grid(alpha=0.25)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlim(right=2 * max(ms.q75 for _, _, ms in shown))  # room for the last name
     axes.set_ylim(bottom=0)
     figure.savefig(path, dpi=120)
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
