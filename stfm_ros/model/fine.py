@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from stfm_ros.model.presets import ModelConfig
 from stfm_ros.model.transformer import TokenAttention, alternate
 
-
 #: power of a heatmap that leaves next to nothing beside its peak, and still moves smoothly with it
 PEAK = 4.0
 
