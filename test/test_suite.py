@@ -413,8 +413,8 @@ def data_folder(root: Path) -> Path:
 
 def test_the_command_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = data_folder(tmp_path / "data")
-    arguments = ["eval", "--suite", data, "--models", "small", "--method", "mine=test_suite:shifted", "--threads", "1"]
-    arguments += ["--out", tmp_path / "out", "--json"]
+    arguments = ["eval", "--suite", data, "--models", "small", "--method", "mine=test_suite:shifted"]
+    arguments += ["--runtime", "onnxruntime", "--threads", "1", "--out", tmp_path / "out", "--json"]
     assert main([str(one) for one in arguments]) == 0
     shown = capsys.readouterr()
     record = json.loads(shown.out)
