@@ -19,7 +19,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from stfm_ros import messages
 from stfm_ros.bag_types import to_message, typestore
-from stfm_ros.bags import CAMERA_INFO_TYPE, IMAGE_TYPES, BagWriter
+from stfm_ros.bags import CAMERA_INFO_TYPE, IMAGE_TYPES, BagReader, BagWriter
 from stfm_ros.baselines import orb
 from stfm_ros.errors import BagError, DatasetError
 from stfm_ros.evaluate import evaluate_pairs
@@ -28,6 +28,7 @@ from stfm_ros.rotation import matrix_to_quaternion
 from stfm_ros.types import ByteArray, Camera, Float32Array, FloatArray, Matches
 from stfm_training.recordings import Recording, RecordingConfig, prepare
 from stfm_training.recordings.frames import to_size
+from stfm_training.recordings.index import Index
 from stfm_training.recordings.pairs import Trials, held_out_frames
 from stfm_training.recordings.poses import Track, Transforms
 from stfm_training.render import Scene, look_at
@@ -360,6 +361,24 @@ def test_without_poses_motions_are_estimated_from_matches_and_depth(walk: Walk, 
     bag = write(tmp_path / "posed.mcap", rows_of(walk))
     again = prepare(bag, tmp_path / "again", RecordingConfig(max_pairs=70, poses="estimate"), Sees(walk), "truth")
     np.testing.assert_array_equal(again.train.T_0to1, recording.train.T_0to1)
+
+
+def test_poses_of_few_images_are_not_used_unless_they_are_asked_for(walk: Walk, tmp_path: Path) -> None:
+    def slow(i: int, pose: FloatArray, stamp: int) -> tuple[str, str, dict[str, Any]] | None:
+        return posed(i, pose, stamp) if i % 3 == 0 else None
+
+    # a teacher that has a pose for every third image, and no two within half a second
+    rows = [(topic, kind, about, 3 * stamp) for topic, kind, about, stamp in rows_of(walk, pose=slow)]
+    for _, _, about, _ in rows:
+        seconds = about["header"]["stamp"]
+        stamp = 6 * (seconds["sec"] * 10**9 + seconds["nanosec"])
+        about["header"]["stamp"] = {"sec": stamp // 10**9, "nanosec": stamp % 10**9}
+    bag = write(tmp_path / "in.mcap", rows)
+    with BagReader(bag) as reader:
+        left, asked = Index(reader, RecordingConfig()), Index(reader, RecordingConfig(poses="/camera/pose"))
+    assert left.poses is None and len(left.stamps_ns) == FRAMES
+    assert left.poses_from == "estimate: /camera/pose tells those of 35% of the images alone"
+    assert asked.poses is not None and len(asked.stamps_ns) == 7
 
 
 def test_a_pair_without_enough_that_agrees_is_rejected_with_its_reason(walk: Walk, tmp_path: Path) -> None:

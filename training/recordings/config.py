@@ -22,7 +22,8 @@ class RecordingConfig:
     poses: str = option(
         "",
         "A topic of poses (PoseStamped, PoseWithCovarianceStamped, Odometry), tf, or estimate (from depth); empty "
-        "takes the one topic of poses there is, else tf if the camera moves in it, else estimates.",
+        "takes the one topic of poses there is, else tf if the camera moves in it; where there is neither, or it tells "
+        "the poses of less than half of the images, it estimates.",
     )
     fixed_frame: str = option("", "Of tf: the frame in which the camera moves; empty takes the topmost one.")
     pose_frame: str = option(

@@ -15,6 +15,9 @@ from stfm_ros.types import Camera, FloatArray
 from stfm_training.recordings.config import ESTIMATE, TF, RecordingConfig
 from stfm_training.recordings.poses import TF_TYPES, Track, Transforms, plain
 
+#: poses that nobody asked for by name are used where they are those of so many of the images at least
+LEAST_POSED = 0.5
+
 
 class Index:
     """What is known of a bag before its images are decoded.
@@ -67,6 +70,8 @@ class Index:
         self._pair(np.array(rows[image], np.int64), np.array(rows[depth], np.int64), (image, depth), config)
         self.poses, self.poses_from = self._camera_poses(pose, samples, transforms, frame, pose_frame, config)
         self.topics = {"image": image, "depth": depth, "camera_info": info, "poses": pose}
+        if self.poses is not None and not config.poses:
+            self._leave_sparse(pose)
         if self.poses is not None:
             self._keep_posed(pose)
 
@@ -112,6 +117,14 @@ class Index:
         if body and plain(body) != plain(frame) and (config.pose_frame or (body in tf and frame in tf)):
             return poses @ tf.lookup(body, frame, self.stamps_ns), f"{pose} of {plain(body)}, and tf to {plain(frame)}"
         return poses, f"{pose}, taken as poses of the camera"
+
+    def _leave_sparse(self, pose: str) -> None:
+        """Estimate motions rather than lose most frames to a slow source of poses, such as a teacher on a CPU."""
+        assert self.poses is not None
+        share = np.isfinite(self.poses).all(axis=(1, 2)).mean()
+        if 0 < share < LEAST_POSED:
+            self.poses = None
+            self.poses_from = f"{ESTIMATE}: {pose or TF} tells those of {share:.0%} of the images alone"
 
     def _keep_posed(self, pose: str) -> None:
         assert self.poses is not None
