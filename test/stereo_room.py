@@ -101,6 +101,7 @@ class FlowMatcher:
     weights_hash = "0" * 64
     runtime_name = "opencv"
     reason = "asked for by the test"
+    takes_depth = False
     height, width = 240, 320
 
     def features(self, image: ByteArray) -> ByteArray:
