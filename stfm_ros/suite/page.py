@@ -153,9 +153,9 @@ def draw_cost(summary: Sequence[Overall], path: Path) -> ByteArray | None:
         axes.annotate(
             f"{one.method}{flops}",
             (x, y),
-            (6, 5 if own else -5),
+            (6, -5 if own else 5),
             textcoords="offset points",
-            va="bottom" if own else "top",  # so that few lie on each other
+            va="top" if own else "bottom",  # so that few lie on each other
             fontsize=8,
             color=colour,
         )
