@@ -30,6 +30,7 @@ from stfm_ros.types import ByteArray, Matches
 #: file of each peer below DATA/teachers
 PEERS = {"xfeat": "xfeat.onnx", "xfeat+lighterglue": "lighterglue_3layers.onnx"}
 NAMES = (*BASELINES, *PEERS)
+_NETWORK = Path(matcher.__file__).parent / "model"
 _SIZE = (640, 480)  # of the images that operations are counted for
 
 
@@ -81,7 +82,15 @@ def models(names: str, given: Mapping[str, Any]) -> list[tuple[Entrant, Matcher]
         gflops = 2 * spec.gflops["features"] + spec.gflops["pair"] if spec.gflops else None
         settings = {**asdict(model.config), "precision": model.runtime.precision, "runtime": model.runtime_name}
         code = _code(matcher, images, search)
-        identity = {"weights": model.weights_hash, "sigma_scale": spec.sigma_scale, "code": code, **settings}
+        # the same weights may be read by another graph: of an export by its files, else by the network's code
+        graph = spec.files or {path.name: _digest(path.read_bytes()) for path in sorted(_NETWORK.glob("*.py"))}
+        identity: dict[str, Any] = {
+            "weights": model.weights_hash,
+            "graph": _digest(repr(sorted(graph.items())).encode()),
+            "sigma_scale": spec.sigma_scale,
+            "code": code,
+            **settings,
+        }
         one_look = Entrant(f"stfm {text}", model.match, identity, True, gflops)
         searched = partial(model.match, search=True)
         identity = {**identity, "search": True}
@@ -139,7 +148,7 @@ def from_callable(text: str) -> Entrant:
 
 
 def _peer(name: str, files: Sequence[Path], threads: int) -> Entrant:
-    identity = {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in files}
+    identity = {file.name: _digest(file.read_bytes()) for file in files}
     points = XFeat(files[0], threads)
     method: XFeat | XFeatLighterGlue = points if name == "xfeat" else XFeatLighterGlue(points, files[1], threads)
     return Entrant(name, method, {**identity, "threads": threads, "code": _code(xfeat)}, gflops=method.gflops(*_SIZE))
@@ -166,11 +175,16 @@ def _as_matches(
 
 
 def _code(*modules: Any) -> str:
-    """12 hex digits over the source of modules; of those without one (compiled), over their names."""
-    digest = hashlib.sha256()
+    """Of the source of modules; of those without one (compiled) of their names."""
+    sources = []
     for module in modules:
         try:
-            digest.update(inspect.getsource(module).encode())
+            sources.append(inspect.getsource(module))
         except (OSError, TypeError):
-            digest.update(module.__name__.encode())
-    return digest.hexdigest()[:12]
+            sources.append(module.__name__)
+    return _digest("".join(sources).encode())
+
+
+def _digest(data: bytes) -> str:
+    """12 hex digits."""
+    return hashlib.sha256(data).hexdigest()[:12]
