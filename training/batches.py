@@ -64,6 +64,7 @@ class Batches(Dataset[Batch]):
         ramp_steps: steps over which the difficulty rises from 0.3 to 1.
         rank, world: this process, and how many there are; process r makes the pairs r, r + world, ...
         blank: share of the pairs with depth that lose their colours, for a teacher to learn what depth tells.
+        mixed: share of the pairs whose difficulty lies anywhere between 0.3 and that of the step.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Batches(Dataset[Batch]):
         rank: int = 0,
         world: int = 1,
         blank: float = 0.0,
+        mixed: float = 0.0,
     ) -> None:
         self.sources = [source for source, _ in mix]
         weights = np.array([weight for _, weight in mix], float)
@@ -87,6 +89,7 @@ class Batches(Dataset[Batch]):
         self.seed = seed
         self.ramp_steps = ramp_steps
         self.blank = blank
+        self.mixed = mixed
 
     def __getitem__(self, step: int) -> Batch:
         difficulty = EASIEST + (1 - EASIEST) * min(step / max(self.ramp_steps, 1), 1.0)
@@ -95,6 +98,8 @@ class Batches(Dataset[Batch]):
         return Batch(*[*columns, torch.tensor(step)])
 
     def _row(self, rng: np.random.Generator, difficulty: float) -> tuple[Tensor, ...]:
+        if self.mixed and rng.random() < self.mixed:
+            difficulty = rng.uniform(EASIEST, difficulty)
         for _ in range(TRIES):
             source = self.sources[rng.choice(len(self.sources), p=self.weights)]
             pair = source.pair(rng, difficulty, self.height, self.width)

@@ -63,6 +63,10 @@ class DataConfig:
         minimum=0.0, maximum=1.0,
     )  # fmt: skip
     ramp_steps: int = option(1500, "Steps over which the difficulty rises from 0.3 to 1.", minimum=0, maximum=10**7)
+    mixed: float = option(
+        0.0, "Share of the pairs whose difficulty is drawn between 0.3 and what it has risen to.",
+        minimum=0.0, maximum=1.0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

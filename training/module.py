@@ -111,9 +111,9 @@ class TrainingModule(L.LightningModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches from the step on that comes next."""
-        config = self.config
-        blank = config.data.blank if self.network.config.in_channels == 4 else 0.0
-        batches = self._batches(self.mix, config.run.seed, config.data.ramp_steps, blank)
+        config, data = self.config, self.config.data
+        blank = data.blank if self.network.config.in_channels == 4 else 0.0
+        batches = self._batches(self.mix, config.run.seed, data.ramp_steps, blank, data.mixed)
         return self._loader(batches, Steps(self.global_step), config.run.workers)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
@@ -123,10 +123,10 @@ class TrainingModule(L.LightningModule):
         batches = self._batches(self.held_out, VALIDATION_SEED, 0)
         return self._loader(Subset(batches, range(VALIDATION_BATCHES)), None, 0)
 
-    def _batches(self, mix: Mix, seed: int, ramp_steps: int, blank: float = 0.0) -> Batches:
+    def _batches(self, mix: Mix, seed: int, ramp_steps: int, blank: float = 0.0, mixed: float = 0.0) -> Batches:
         data = self.config.data
         rank = distributed.get_rank() if distributed.is_initialized() else 0
-        return Batches(mix, data.height, data.width, data.pairs, seed, ramp_steps, rank, world_size(), blank)
+        return Batches(mix, data.height, data.width, data.pairs, seed, ramp_steps, rank, world_size(), blank, mixed)
 
     def _loader(self, batches: Any, sampler: Steps | None, workers: int) -> DataLoader[Batch]:
         # CUDA in a worker (rendering on the GPU) needs processes of their own from the start
