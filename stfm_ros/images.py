@@ -246,6 +246,13 @@ def fit(image: NDArray[Any], height: int, width: int) -> tuple[Float32Array, Fit
     return tensor, Fit(shown_w, shown_h, columns / shown_w, rows / shown_h)
 
 
+def input_of_shape(height: int, width: int, pixels: int, multiple: int = 32) -> tuple[int, int]:
+    """Height and width of an input of about so many ``pixels``, multiples of 32, that pictures of a size fill."""
+    side = np.sqrt(pixels * np.array([height / width, width / height]))
+    rows, columns = np.maximum(np.rint(side / multiple), 1) * multiple
+    return int(rows), int(columns)
+
+
 def fit_depth(depth: NDArray[Any], how: Fit, height: int, width: int) -> Float32Array:
     """Fit the depth of an image into the network's fourth channel, where :func:`fit` put the image.
 

@@ -18,13 +18,15 @@ import numpy as np
 
 from stfm_ros.config import MatcherConfig
 from stfm_ros.errors import ImageError
-from stfm_ros.images import Fit, fit, fit_depth, to_rgb
+from stfm_ros.images import Fit, fit, fit_depth, input_of_shape, to_rgb
 from stfm_ros.runtimes import Rows, Runtime, load_runtime
 from stfm_ros.runtimes.store import find_model
 from stfm_ros.search import search_views
 from stfm_ros.types import BoolArray, ByteArray, Float32Array, Matches
 
 SEAM_PX = 16.0  #: two coarse cells
+#: pictures that fill less of the input than this are better off with an input of their shape: 16:9 fills .75 of 4:3
+WELL_FILLED = 0.6
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class Matcher:
         self.weights_hash = runtime.spec.weights_hash
         self.takes_depth = runtime.spec.channels == 4
         self.height, self.width = runtime.spec.height, runtime.spec.width
+        self._seen_shape = False
 
     @classmethod
     def from_pretrained(cls, config: MatcherConfig | None = None) -> Matcher:
@@ -88,6 +91,9 @@ class Matcher:
                 "RGB-D model (a teacher)"
             )
         fitted, how = fit(to_rgb(image), self.height, self.width)
+        if not self._seen_shape:
+            self._seen_shape = True
+            self._look_at_shape(image, how)
         if depth is not None:
             fitted = np.concatenate([fitted, fit_depth(depth, how, self.height, self.width)], axis=1)
         return Features(self.runtime.features(fitted), how)
@@ -134,6 +140,19 @@ class Matcher:
             fit1.to_original(rows.keypoints1[index]),
             rows.confidence[index],
             sigma,
+        )
+
+    def _look_at_shape(self, image: ByteArray, how: Fit) -> None:
+        """Say where most of the input is padding: time without use, and a picture smaller than it need be."""
+        filled = how.width * how.height / (self.width * self.height)
+        if filled >= WELL_FILLED:
+            return
+        rows, columns = input_of_shape(*image.shape[:2], self.width * self.height)
+        log.warning(
+            "pictures of %dx%d fill %.0f %% of the %dx%d that this model takes. One for pictures of their shape sees them "
+            "larger in the same time: stfm export %s --width %d --height %d --out DIR, then matcher.model: DIR",
+            *(image.shape[1], image.shape[0], 100 * filled, self.width, self.height),
+            *(self.config.model, columns, rows),
         )
 
     def _shown(self, points: Float32Array, fit: Fit) -> BoolArray:

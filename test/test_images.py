@@ -23,7 +23,16 @@ from numpy.typing import NDArray
 from stfm_ros.bridge import unusable
 from stfm_ros.compressed import header_size
 from stfm_ros.errors import CameraError, ImageError
-from stfm_ros.images import ENCODINGS, camera_from_info, decode_depth, decode_image, fit, is_depth, to_rgb
+from stfm_ros.images import (
+    ENCODINGS,
+    camera_from_info,
+    decode_depth,
+    decode_image,
+    fit,
+    input_of_shape,
+    is_depth,
+    to_rgb,
+)
 
 Pixels = NDArray[Any]
 
@@ -543,3 +552,10 @@ def test_refused_cameras(changes: dict[str, Any], wording: str) -> None:
     with pytest.raises(CameraError) as fault:
         camera_from_info(info(**changes))
     assert wording in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((480, 640), (480, 640)), ((370, 1226), (320, 1024)), ((720, 1280), (416, 736))]
+)
+def test_an_input_of_the_shape_of_pictures(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert input_of_shape(*size, 640 * 480) == expected

@@ -135,6 +135,18 @@ def test_images_of_any_size_and_grey(frames):
         assert np.median(np.linalg.norm(whole.keypoints1[i] - scaled, axis=1)) < 1.5
 
 
+def test_pictures_that_leave_most_of_the_input_empty_are_told_of_once(frames, caplog):
+    matcher = Matcher.from_pretrained(MatcherConfig(model="small"))
+    wide = np.ascontiguousarray(np.tile(frames[0], (1, 2, 1))[:370, :1226])
+    matcher.features(wide)
+    assert "pictures of 1226x370 fill 40 % of the 640x480 that this model takes" in caplog.text
+    assert "stfm export small --width 1024 --height 320 --out DIR" in caplog.text
+    caplog.clear()
+    matcher.features(wide)
+    Matcher.from_pretrained(MatcherConfig(model="small")).features(frames[0])
+    assert not caplog.text
+
+
 def test_threshold_and_number_of_matches_are_held(frames):
     matches = matched("auto", frames, threshold=0.5, max_matches=50)
     assert len(matches) == 50 and matches.confidence.min() >= 0.5
