@@ -147,11 +147,12 @@ class Matcher:
         filled = how.width * how.height / (self.width * self.height)
         if filled >= WELL_FILLED:
             return
-        rows, columns = input_of_shape(*image.shape[:2], self.width * self.height)
+        height, width = image.shape[:2]
+        rows, columns = input_of_shape(height, width, self.width * self.height)
         log.warning(
-            "pictures of %dx%d fill %.0f %% of the %dx%d that this model takes. One for pictures of their shape sees them "
-            "larger in the same time: stfm export %s --width %d --height %d --out DIR, then matcher.model: DIR",
-            *(image.shape[1], image.shape[0], 100 * filled, self.width, self.height),
+            "pictures of %dx%d fill %.0f %% of the %dx%d that this model takes. One of their shape sees them larger in "
+            "the same time: stfm export %s --width %d --height %d --out DIR, then matcher.model: DIR",
+            *(width, height, 100 * filled, self.width, self.height),
             *(self.config.model, columns, rows),
         )
 
