@@ -14,6 +14,7 @@ from stfm_training.device_raster import DeviceRaster
 from stfm_training.raster import Face, Light, Raster, Rendering, Round
 from stfm_training.render import Scene, look_at, random_pair_views
 from stfm_training.sources.rendered import Rendered
+from stfm_training.supervision import MATCHED
 from stfm_training.textures import PROCEDURAL, Texture, leaves
 
 CAMERA = Camera(160, 120, np.array([[140.0, 0, 79.5], [0, 141.0, 59.5], [0, 0, 1]]))
@@ -116,12 +117,17 @@ def test_small_passes_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(whole.image, parts.image)
 
 
-def test_pairs_are_of_the_same_views_wherever_they_are_drawn() -> None:
+@pytest.mark.parametrize("everything", [False, True])
+def test_pairs_are_of_the_same_views_wherever_they_are_drawn(everything: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if everything:  # a rolling shutter, and a strong change of light
+        monkeypatch.setattr("stfm_training.sources.rendered.ROLLING", 1.0)
+        monkeypatch.setattr("stfm_training.weather.CHANGED", 10.0)
     ours, theirs = Rendered(photographs()), Rendered(photographs())
     ours.device = "cpu:0"  # the torch way, on the processor
     first, second = (source.pair(np.random.default_rng(5), 0.5, 96, 128) for source in (ours, theirs))
-    np.testing.assert_array_equal(first.warp01.state, second.warp01.state)
-    np.testing.assert_allclose(first.warp01.points, second.warp01.points, atol=0.01)
+    assert (first.warp01.state == second.warp01.state).mean() > (0.99 if everything else 0.9999)
+    seen = (first.warp01.state == MATCHED) & (second.warp01.state == MATCHED)
+    np.testing.assert_allclose(first.warp01.points[seen], second.warp01.points[seen], atol=0.01)
     assert abs(first.image0.astype(int) - second.image0).mean() < 0.5
 
 

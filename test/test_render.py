@@ -173,7 +173,7 @@ def test_a_picture_does_not_depend_on_what_was_looked_at_before() -> None:
 def test_a_scene_needs_no_photographs_and_refuses_an_unknown_kind() -> None:
     rng = np.random.default_rng(0)
     assert Scene.random(rng, []).kind in ("indoor", "outdoor")
-    with pytest.raises(ValueError, match="kind 'underwater' is not one of indoor, outdoor, None"):
+    with pytest.raises(ValueError, match="kind 'underwater' is not one of indoor, outdoor, road, None"):
         Scene.random(rng, [], "underwater")
 
 

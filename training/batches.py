@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from stfm_ros.errors import DatasetError
-from stfm_training.photometric import augment
+from stfm_training.photometric import augment_pair
 from stfm_training.sources.pair import Pair, Source
 from stfm_training.supervision import UNMATCHED, mutual_cells
 
@@ -128,8 +128,8 @@ class Steps(Sampler[int]):
 def tensors(pair: Pair, cells: NDArray[np.int64], rng: np.random.Generator, difficulty: float) -> tuple[Tensor, ...]:
     """One pair's part of each field of :class:`Batch` but the last; its images change photometrically."""
     images = [
-        torch.from_numpy(np.ascontiguousarray(augment(image, rng, difficulty * rng.random()).transpose(2, 0, 1)))
-        for image in (pair.image0, pair.image1)
+        torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        for image in augment_pair(pair.image0, pair.image1, rng, difficulty)
     ]
     return (
         *images,

@@ -503,7 +503,7 @@ class Builder:
     def street(self) -> None:
         """An open ground with houses, trees and things, under a sky."""
         rng = self.rng
-        self.sky = _sky(rng)
+        self.sky = sky(rng)
         half = 60.0
         ground = self.surface(GROUNDS, 0.6)
         if not ground.tiled and self.photographs:
@@ -610,7 +610,7 @@ class Builder:
         self.solid(base + [0, 0, 1], 0.5)
 
 
-def _sky(rng: Generator) -> Texture:
+def sky(rng: Generator) -> Texture:
     """A panorama: a colour from the horizon to the zenith, with clouds."""
     size = 256
     clouds = np.clip(value_noise(rng, size, 4, 5) * rng.uniform(0, 0.6) + rng.uniform(-0.3, 0.6), 0, 1)[..., None]

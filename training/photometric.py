@@ -1,7 +1,8 @@
-"""Photometric augmentation of one image: what a camera, a lamp and a cable do to a picture.
+"""Photometric augmentation: what a camera, a lamp and a cable do to a picture.
 
 The two images of a pair are augmented apart, each with its own draw, so that a matcher learns to look past
-exposure, colour, blur, noise and compression. Geometry is never touched: pixels stay where they are.
+exposure, colour, blur, noise and compression; but many a robot's camera is grey, and then both are. Geometry is never
+touched: pixels stay where they are.
 """
 
 from __future__ import annotations
@@ -16,14 +17,26 @@ from stfm_ros.types import ByteArray
 
 Generator = np.random.Generator
 
+GREY_PAIRS = 0.15  #: share of the pairs both of whose images are grey
 
-def augment(image: ByteArray, rng: Generator, strength: float = 1.0) -> ByteArray:
+
+def augment_pair(
+    image0: ByteArray, image1: ByteArray, rng: Generator, difficulty: float
+) -> tuple[ByteArray, ByteArray]:
+    """Two images of one camera, each changed on its own by a strength between 0 and ``difficulty``."""
+    grey = rng.random() < GREY_PAIRS
+    strength0, strength1 = difficulty * rng.random(2)
+    return augment(image0, rng, strength0, grey), augment(image1, rng, strength1, grey)
+
+
+def augment(image: ByteArray, rng: Generator, strength: float = 1.0, grey: bool = False) -> ByteArray:
     """One random change of appearance.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         rng: the same generator state gives the same picture.
         strength: 0 leaves the image as it is, 1 is the most that is asked of a matcher.
+        grey: whether the camera is a grey one, whose three channels are the same; at times it is one anyway.
 
     Returns:
         (H, W, 3) uint8 RGB, a new array (or ``image`` itself at strength 0).
@@ -31,7 +44,7 @@ def augment(image: ByteArray, rng: Generator, strength: float = 1.0) -> ByteArra
     if not 0.0 <= strength <= 1.0:
         raise ValueError(f"strength {strength} is outside 0..1")
     if strength == 0.0:
-        return image
+        return _grey(image) if grey else image
     if rng.random() < 0.85:
         image = _tone(image, rng, strength)
     if rng.random() < 0.35 * strength:
@@ -43,9 +56,8 @@ def augment(image: ByteArray, rng: Generator, strength: float = 1.0) -> ByteArra
         image = blur(image, rng, strength)
     if rng.random() < 0.7 * strength:
         image = _noise(image, rng, strength)
-    if rng.random() < 0.1 * strength:
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        image = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), np.uint8)
+    if rng.random() < 0.1 * strength or grey:
+        image = _grey(image)
     if rng.random() < 0.5 * strength:
         image = _jpeg(image, rng, strength)
     return image
@@ -117,19 +129,36 @@ def _resample(image: ByteArray, rng: Generator, strength: float) -> ByteArray:
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
+def _grey(image: ByteArray) -> ByteArray:
+    return np.asarray(cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), np.uint8)
+
+
+def noisy(image: ByteArray, rng: Generator, read: float, shot: float) -> ByteArray:
+    """Noise of a sensor, at times one value for the three channels.
+
+    Args:
+        read: one sigma in levels, everywhere.
+        shot: one sigma at level 1, which grows with the square root of light.
+    """
+    return _with_noise(image, _field(rng, image.shape), read, shot)
+
+
 def _noise(image: ByteArray, rng: Generator, strength: float) -> ByteArray:
-    """Shot noise, which grows with light, and read noise; at times one value for the three channels."""
-    height, width, channels = image.shape
-    field = _field(rng, height, width, 1 if rng.random() < 0.3 else channels)
-    read = 7 * strength * rng.random() ** 2
-    shot = 0.9 * strength * rng.random() ** 2
+    field = _field(rng, image.shape)
+    return _with_noise(image, field, 7 * strength * rng.random() ** 2, 0.9 * strength * rng.random() ** 2)
+
+
+def _with_noise(image: ByteArray, field: NDArray[np.float32], read: float, shot: float) -> ByteArray:
+    """Read noise and shot noise, which grows with light."""
     sigma = np.sqrt(read**2 + shot**2 * np.arange(256)).astype(np.float32)
     deviation = np.asarray(cv2.LUT(image, sigma), np.float32)
     return np.asarray(cv2.add(image, deviation * field, dtype=cv2.CV_8U), np.uint8)
 
 
-def _field(rng: Generator, height: int, width: int, channels: int) -> NDArray[np.float32]:
-    """(height, width, channels) of about normal values: the sum of four random bytes, faster than normal draws."""
+def _field(rng: Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """(H, W, 1 or 3) of about normal values: the sum of four random bytes, faster than normal draws."""
+    height, width, channels = shape
+    channels = 1 if rng.random() < 0.3 else channels
     raw = np.frombuffer(rng.bytes(4 * height * width * channels), np.uint8).reshape(height, width * channels, 4)
     total = raw.sum(-1, dtype=np.int16).astype(np.float32)
     return np.asarray((total - 510) * np.float32(1 / 147.8), np.float32).reshape(height, width, channels)

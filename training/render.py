@@ -11,7 +11,7 @@ Everything follows from the generator that is given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,23 +22,25 @@ import numpy as np
 from stfm_ros.types import ByteArray, Camera, Float32Array, FloatArray
 from stfm_training.furnish import Builder
 from stfm_training.raster import Light, Raster, Rendering
+from stfm_training.road import build_road
 from stfm_training.textures import detail
 
 if TYPE_CHECKING:
     from stfm_training.device_raster import DeviceRaster
 
-__all__ = ["Light", "Rendering", "Scene", "overlap", "random_pair_views", "trajectory"]
+__all__ = ["Light", "Rendering", "Scene", "choose_views", "look_at", "overlap", "random_pair_views", "trajectory"]
 
 Generator = np.random.Generator
+KINDS = ("indoor", "outdoor", "road")
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A room or a street.
+    """A room, a place outside or a road.
 
     Attributes:
         raster: its surfaces.
-        kind: ``indoor`` or ``outdoor``.
+        kind: ``indoor``, ``outdoor`` or ``road``.
         lower, upper: (3,) the space in which cameras may be.
         solids: (centre, radius) spheres that a camera stays out of.
         targets: (n, 3) points worth looking at.
@@ -59,13 +61,16 @@ class Scene:
 
         Args:
             textures: photographs, each (H, W, 3) uint8 RGB; a scene takes about twelve of them. May be empty.
-            kind: ``indoor``, ``outdoor``, or None for either (indoor twice as often).
+            kind: ``indoor``, ``outdoor``, ``road``, or None for one of the first two (indoor twice as often).
         """
-        if kind not in (None, "indoor", "outdoor"):
-            raise ValueError(f"kind {kind!r} is not one of indoor, outdoor, None")
+        if kind not in (None, *KINDS):
+            raise ValueError(f"kind {kind!r} is not one of {', '.join(KINDS)}, None")
         kind = kind or ("indoor" if rng.random() < 0.67 else "outdoor")
         builder = Builder(rng, textures)
-        builder.room() if kind == "indoor" else builder.street()
+        if kind == "road":
+            build_road(builder)
+        else:
+            builder.room() if kind == "indoor" else builder.street()
         lower, upper = builder.lower, builder.upper
         light = random_light(rng, lower, upper, kind)
         raster = Raster(builder.faces, builder.rounds, builder.sky, detail(rng))
@@ -102,9 +107,10 @@ class Scene:
         """Another light for the same scene: a lamp moved, the sun round the corner."""
         return random_light(rng, self.lower, self.upper, self.kind)
 
-    def is_free(self, place: FloatArray) -> bool:
-        """Whether a camera may be at ``place`` (3,)."""
-        if (place < self.lower).any() or (place > self.upper).any():
+    def is_free(self, place: FloatArray, lowest: float | None = None) -> bool:
+        """Whether a camera may be at ``place`` (3,); ``lowest``: how low it may be there, metres, if not as usual."""
+        lower = self.lower if lowest is None else np.array([*self.lower[:2], lowest])
+        if (place < lower).any() or (place > self.upper).any():
             return False
         return all(float(np.linalg.norm(place - centre)) > radius + 0.15 for centre, radius in self.solids)
 
@@ -115,7 +121,7 @@ def random_light(rng: Generator, lower: FloatArray, upper: FloatArray, kind: str
     warm = rng.normal(0, 0.06)
     colour = np.array([1 + warm, 1.0, 1 - warm])
     point = rng.uniform(lower, upper + [0, 0, 1])
-    if kind == "outdoor":
+    if kind != "indoor":
         ambient, near, reach = rng.uniform(0.45, 0.8), 0.0, 10.0
         distant = rng.uniform(0.1, 0.6)
     else:
@@ -162,26 +168,68 @@ def overlap(depth0: Float32Array, depth1: Float32Array, camera: Camera, T_0to1: 
 def random_pair_views(
     scene: Scene, rng: Generator, camera: Camera, difficulty: float = 0.5
 ) -> tuple[FloatArray, FloatArray]:
-    """Two views of one part of a scene, as T_world_to_camera.
+    """Two views of one part of a scene, as T_world_to_camera; of no camera in particular, and wide apart.
 
     ``difficulty`` in 0..1 widens baseline, turn, roll, change of distance and occlusion. The overlap (see
-    :func:`overlap`) is at least 0.65 - 0.45 difficulty where twenty tries find such a pair, else the best found.
+    :func:`overlap`) is at least :func:`wanted_overlap` where twenty tries find such a pair, else the best found.
+    """
+    views = choose_views(
+        scene,
+        camera,
+        wanted_overlap(difficulty),
+        lambda: view_of_target(scene, rng, 0.05 + 0.15 * difficulty),
+        lambda T0, depth0: _moved(rng, T0, depth0, difficulty),
+    )
+    if views is None:  # a scene too crowded to move in: look round from the middle
+        T0 = look_at((scene.lower + scene.upper) / 2, scene.targets[0])
+        return T0, T0
+    return views
+
+
+def wanted_overlap(difficulty: float) -> float:
+    """How much two views of a pair should have in common at least, see :func:`overlap`."""
+    return 0.65 - 0.45 * difficulty
+
+
+def choose_views(
+    scene: Scene,
+    camera: Camera,
+    wanted: float,
+    first: Callable[[], FloatArray | None],
+    second: Callable[[FloatArray, Float32Array], FloatArray],
+    near_m: float = 0.35,
+    lowest: float | None = None,
+) -> tuple[FloatArray, FloatArray] | None:
+    """Draw views until two have enough in common.
+
+    Args:
+        wanted: overlap that is enough; without such a pair in twenty tries it is the best one found.
+        first: draws a view, T_world_to_camera (4, 4), or None.
+        second: draws another one from the first and its depth, 48x64 px.
+        near_m: a tenth of what a view shows may be nearer than this, no more.
+        lowest: see :meth:`Scene.is_free`.
+
+    Returns:
+        Both views; None where no two were free and of use.
     """
     small = Camera(64, 48, np.diag([64 / camera.width, 48 / camera.height, 1.0]) @ camera.K)
-    wanted = 0.65 - 0.45 * difficulty
+
+    def seen(T: FloatArray) -> Float32Array | None:
+        if not scene.is_free(-T[:3, :3].T @ T[:3, 3], lowest):
+            return None
+        depth = scene.depth(small, T)
+        return depth if _is_usable(depth, near_m) else None
+
     best: tuple[float, FloatArray, FloatArray] | None = None
     for _ in range(20):
-        first = _view(scene, rng, small, difficulty)
-        if first is None:
+        T0 = first()
+        depth0 = None if T0 is None else seen(T0)
+        if T0 is None or depth0 is None:
             continue
-        T0, depth0, target = first
         for _ in range(4):
-            T1 = _moved(rng, T0, depth0, target, difficulty)
-            place = -T1[:3, :3].T @ T1[:3, 3]
-            if not scene.is_free(place):
-                continue
-            depth1 = scene.depth(small, T1)
-            if not _is_usable(depth1):
+            T1 = second(T0, depth0)
+            depth1 = seen(T1)
+            if depth1 is None:
                 continue
             T_0to1 = T1 @ np.linalg.inv(T0)
             share = min(overlap(depth0, depth1, small, T_0to1), overlap(depth1, depth0, small, np.linalg.inv(T_0to1)))
@@ -189,21 +237,22 @@ def random_pair_views(
                 best = share, T0, T1
             if share >= wanted:
                 return T0, T1
-    if best is None:  # a scene too crowded to move in: look round from the middle
-        T0 = look_at((scene.lower + scene.upper) / 2, scene.targets[0])
-        return T0, T0
-    return best[1], best[2]
+    return None if best is None else best[1:]
 
 
-def _is_usable(depth: Float32Array) -> bool:
+def _is_usable(depth: Float32Array, near_m: float = 0.35) -> bool:
     """Not with the nose at a wall, nor into the sky."""
     seen = depth[depth > 0]
-    return len(seen) > 0.4 * depth.size and float(np.percentile(seen, 10)) > 0.35 and float(np.median(seen)) > 0.7
+    if len(seen) <= 0.4 * depth.size:
+        return False
+    return float(np.percentile(seen, 10)) > near_m and float(np.median(seen)) > 2 * near_m
 
 
-def _view(
-    scene: Scene, rng: Generator, camera: Camera, difficulty: float
-) -> tuple[FloatArray, Float32Array, FloatArray] | None:
+def view_of_target(scene: Scene, rng: Generator, roll: float) -> FloatArray | None:
+    """A view of something worth looking at, T_world_to_camera; None where there is nothing near.
+
+    ``roll``: one sigma, radians.
+    """
     place = rng.uniform(scene.lower, scene.upper)
     if not scene.is_free(place):
         return None
@@ -212,12 +261,10 @@ def _view(
     if not len(near):
         return None
     target = scene.targets[rng.choice(near)] + rng.normal(0, 0.3, 3)
-    T = look_at(place, target, rng.normal(0, 0.05 + 0.15 * difficulty))
-    depth = scene.depth(camera, T)
-    return (T, depth, target) if _is_usable(depth) else None
+    return look_at(place, target, rng.normal(0, roll))
 
 
-def _moved(rng: Generator, T0: FloatArray, depth0: Float32Array, target: FloatArray, difficulty: float) -> FloatArray:
+def _moved(rng: Generator, T0: FloatArray, depth0: Float32Array, difficulty: float) -> FloatArray:
     """A second view of what the first one looks at."""
     R0, place = T0[:3, :3], -T0[:3, :3].T @ T0[:3, 3]
     median = float(np.median(depth0[depth0 > 0]))

@@ -16,7 +16,7 @@ from stfm_training.supervision import warp_by_homography
 
 
 class Homographies:
-    """Photographs seen through two random homographies, in-plane rotation up to 180 degrees in part.
+    """Photographs seen through two random homographies, some of them turned by up to 180 degrees in the plane.
 
     Args:
         photos: (H, W, 3) uint8 RGB each, or a folder, of which every sixteenth is held out.
@@ -25,6 +25,8 @@ class Homographies:
 
     #: every so many photographs one is kept for validation
     HOLD_OUT = 16
+    #: share of the pairs that are turned by any angle in the plane; the others are held as nearly upright as by a hand
+    TURNED = 0.2
 
     def __init__(self, photos: Path | Sequence[ByteArray], validation: bool = False) -> None:
         self.photos = self._read(photos, validation) if isinstance(photos, Path) else list(photos)
@@ -56,10 +58,10 @@ class Homographies:
         centre0 = rng.uniform(margin, photo_size - margin)
         H0 = similarity_transform(centre0, scale0, 0.0, size / 2)
 
-        if rng.random() < 0.35:
+        if rng.random() < self.TURNED:
             angle = rng.uniform(-np.pi, np.pi) * difficulty**1.5
         else:
-            angle = rng.normal(0, np.radians(5 + 30 * difficulty**1.5))
+            angle = rng.normal(0, np.radians(5 + 10 * difficulty**1.5))
         zoom = np.exp(rng.uniform(-1, 1) * np.log(1.15 + 1.2 * difficulty))
         shift = rng.uniform(-1, 1, 2) * size * (0.05 + 0.30 * difficulty)
         S = similarity_transform(size / 2, zoom, angle, size / 2 + shift)

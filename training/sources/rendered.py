@@ -10,9 +10,13 @@ import numpy as np
 from stfm_ros.errors import ConfigError
 from stfm_ros.types import ByteArray, Camera
 from stfm_training.depth_sensor import measured_pair
-from stfm_training.render import Scene, random_pair_views
+from stfm_training.motions import random_motion
+from stfm_training.render import Rendering, Scene
 from stfm_training.sources.pair import Pair, depth_pair
 from stfm_training.supervision import View
+from stfm_training.weather import random_weathers
+
+ROLLING = 0.15  #: share of the pairs that a camera with a rolling shutter takes
 
 
 class Rendered:
@@ -42,17 +46,27 @@ class Rendered:
         return self.device != "cpu"
 
     def pair(self, rng: np.random.Generator, difficulty: float, height: int, width: int) -> Pair:
-        scene = Scene.random(rng, self.textures)
-        focal = width * rng.uniform(0.6, 1.3)
+        motion = random_motion(rng)
+        scene = Scene.random(rng, self.textures, motion.scene)
+        focal = width * rng.uniform(*motion.focal)
         K = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
         camera = Camera(width, height, K)
-        T0, T1 = random_pair_views(scene, rng, camera, difficulty)
-        light = scene.relight(rng) if rng.random() < 0.4 else None
+        poses = motion.views(scene, rng, camera, difficulty)
+        weathers = random_weathers(scene, rng, poses, difficulty)
+        shutters = motion.shutters(rng) if rng.random() < ROLLING else None
         if self.on_gpu:
             scene = scene.on(self.device)
-        views = scene.render(camera, T0), scene.render(camera, T1, light)
-        images, exact = (views[0].image, views[1].image), (views[0].depth, views[1].depth)
-        truth = depth_pair(images, exact, (View(camera), View(camera)), T1 @ np.linalg.inv(T0))
+
+        def seen(i: int) -> tuple[Rendering, View]:
+            def draw(camera: Camera) -> Rendering:
+                return weathers[i].over(scene.render(camera, poses[i], weathers[i].light))
+
+            return shutters[i].expose(draw, camera) if shutters else (draw(camera), View(camera))
+
+        (first, view0), (second, view1) = seen(0), seen(1)
+        images = weathers[0].grainy(first.image, rng), weathers[1].grainy(second.image, rng)
+        exact = first.depth, second.depth
+        truth = depth_pair(images, exact, (view0, view1), poses[1] @ np.linalg.inv(poses[0]))
         depth0, depth1 = measured_pair(exact, images, focal, rng)
         return replace(truth, depth0=depth0, depth1=depth1)
 
