@@ -189,8 +189,8 @@ def test_the_teacher_refines_at_the_students_own_matches(scenes):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_without_depth_a_teacher_that_learned_from_it_is_worse():
-    """Pictures of one colour: depth alone tells where things are."""
-    batch = Batches([(Rendered([]), 1.0)], 96, 96, pairs=2, seed=5, ramp_steps=100)[0]
+    """Pictures of one colour: depth alone tells where things are; the place alone cannot, for three pairs at once."""
+    batch = Batches([(Rendered([]), 1.0)], 96, 96, pairs=3, seed=5, ramp_steps=100)[100]
     grey = batch._replace(image0=torch.full_like(batch.image0, 90), image1=torch.full_like(batch.image1, 90))
     objective = Objective(network(channels=4).train(), PLAIN, bf16=False)
     train(objective, [grey], 120)
