@@ -26,8 +26,8 @@ UNSEEN = 10**6
 def test_distilled_students_are_better_than_vanilla_ones_in_the_mean_of_three_seeds(photographs: Path) -> None:
     setup = Setup(height=64, width=96, pool=400, student_steps=STEPS)
     pictures = read_photographs(photographs)
-    pool = make_pool(Rendered(pictures[1:]), setup)
-    unseen = make_pool(Rendered(pictures[:1]), Setup(height=64, width=96, pool=64), UNSEEN)
+    pool = make_pool(Rendered(pictures[1:], plain=True), setup)
+    unseen = make_pool(Rendered(pictures[:1], plain=True), Setup(height=64, width=96, pool=64), UNSEEN)
     held_back = list(stream(unseen, setup, 8, UNSEEN))
     teacher, _ = load_network(TEACHER)
     gains = []

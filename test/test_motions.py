@@ -101,6 +101,17 @@ def test_a_pair_with_everything_is_a_function_of_its_generator(monkeypatch: pyte
     assert (first.warp01.state == MATCHED).mean() > 0.2
 
 
+def test_plain_pairs_are_of_no_robot_and_of_one_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw() -> Pair:
+        return Rendered([], plain=True).pair(np.random.default_rng(3), 1.0, 64, 96)
+
+    usual = draw()
+    monkeypatch.setattr(rendered, "ROLLING", 1.0)
+    monkeypatch.setattr(weather, "CHANGED", 10.0)
+    monkeypatch.setattr(rendered, "random_motion", lambda rng: KINDS["stereo"])
+    np.testing.assert_array_equal(draw().image1, usual.image1)
+
+
 def test_haze_hides_the_far_and_half_at_its_distance() -> None:
     depth = np.array([[0.1, 10.0, 100.0, 0.0]], np.float32)
     hazy = Weather(Scene.random(np.random.default_rng(0), []).light, half_m=10.0, haze=np.full(3, 200.0))

@@ -213,8 +213,9 @@ def train_main(options: argparse.Namespace) -> None:
     )  # fmt: skip
     photos = photographs(options.photos)
     training = [photo for i, photo in enumerate(photos) if i % Homographies.HOLD_OUT]
-    pool = make_pool(Rendered(training), setup)
-    unseen = make_pool(Rendered(photos[:: Homographies.HOLD_OUT]), replace(setup, pool=128), VALIDATION_SEED)
+    pool = make_pool(Rendered(training, plain=True), setup)
+    held_out = Rendered(photos[:: Homographies.HOLD_OUT], plain=True)
+    unseen = make_pool(held_out, replace(setup, pool=128), VALIDATION_SEED)
     held_back = list(stream(unseen, setup, 16, VALIDATION_SEED))
     for seed in map(int, options.seeds.split(",")):
         train_seed(setup, pool, held_back, seed, options.out / f"seed{seed}")

@@ -109,8 +109,9 @@ def stereo(scene: Scene, rng: Generator, camera: Camera, difficulty: float) -> V
     return _either_way(scene, rng, camera, choose_views(scene, camera, wanted_overlap(difficulty), first, second))
 
 
+ANY = Motion("any", 0.5, random_pair_views)
 MOTIONS = (
-    Motion("any", 0.5, random_pair_views),
+    ANY,
     Motion("hand-held", 0.15, hand_held, focal=(0.6, 1.1)),
     Motion("planar", 0.1, planar, focal=(0.5, 1.1), turn_deg=(0.2, 0.8, 0.2), step_m=(0.002, 0.001, 0.02)),
     Motion("driving", 0.15, driving, "road", (0.45, 0.9), turn_deg=(0.15, 0.25, 0.1), step_m=(0.01, 0.005, 0.2)),

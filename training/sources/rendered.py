@@ -10,7 +10,7 @@ import numpy as np
 from stfm_ros.errors import ConfigError
 from stfm_ros.types import ByteArray, Camera
 from stfm_training.depth_sensor import measured_pair
-from stfm_training.motions import random_motion
+from stfm_training.motions import ANY, random_motion
 from stfm_training.render import Rendering, Scene
 from stfm_training.sources.pair import Pair, depth_pair
 from stfm_training.supervision import View
@@ -31,13 +31,16 @@ class Rendered:
             device; depth agrees to the last bits and pictures to a few of 255 levels, so a run is the same to the bit
             on one kind of device. The processes of a DataLoader that draw on a GPU have to be started by ``spawn``,
             see :attr:`on_gpu`.
+        plain: whether all pairs are of a camera that is nobody's, whose rows are exposed at once, in light that changes
+            little: what the ablation of docs/training.md was measured on.
 
     Raises:
         ConfigError: the device is a GPU that torch does not have.
     """
 
-    def __init__(self, textures: list[ByteArray], device: str = "cpu") -> None:
+    def __init__(self, textures: list[ByteArray], device: str = "cpu", plain: bool = False) -> None:
         self.textures = textures
+        self.plain = plain
         self.device = _existing(device)
 
     @property
@@ -46,14 +49,14 @@ class Rendered:
         return self.device != "cpu"
 
     def pair(self, rng: np.random.Generator, difficulty: float, height: int, width: int) -> Pair:
-        motion = random_motion(rng)
+        motion = ANY if self.plain else random_motion(rng)
         scene = Scene.random(rng, self.textures, motion.scene)
         focal = width * rng.uniform(*motion.focal)
         K = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
         camera = Camera(width, height, K)
         poses = motion.views(scene, rng, camera, difficulty)
-        weathers = random_weathers(scene, rng, poses, difficulty)
-        shutters = motion.shutters(rng) if rng.random() < ROLLING else None
+        weathers = random_weathers(scene, rng, poses, 0.0 if self.plain else difficulty)
+        shutters = motion.shutters(rng) if not self.plain and rng.random() < ROLLING else None
         if self.on_gpu:
             scene = scene.on(self.device)
 
