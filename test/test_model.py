@@ -155,7 +155,7 @@ def test_windows_are_centred_on_the_cell():
 
 
 def test_expectation_and_variance_of_a_peaked_heatmap():
-    stage = FineStage(dataclasses.replace(preset("small"), fine_layers=0, fine_reach=0.0, fine_gain=1.0))
+    stage = FineStage(dataclasses.replace(preset("small"), fine_layers=0))
     window0, window1 = torch.zeros(1, 49, 32), torch.zeros(1, 49, 32)
     window0[0, 24, 0] = 100.0
     window1[0, 3 * 7 + 5, 0] = window1[0, 3 * 7 + 6, 0] = 100.0  # two and three steps to the right
@@ -179,10 +179,10 @@ def test_the_centre_alone_of_the_last_look_across_is_the_whole_look():
     torch.manual_seed(4)
     stage = FineStage(preset("small"))
     window0, window1 = torch.randn(2, 5, 49, 32)
-    _, _, log_heatmap = stage(window0, window1)
+    expectation, _, _ = stage(window0, window1)
     whole0, whole1 = alternate(stage.layers, window0, window1, symmetric=True)
     scores = (whole1 @ whole0[:, 24, :, None])[:, :, 0] / 32**0.5
-    torch.testing.assert_close(log_heatmap, scores.log_softmax(1), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(expectation, scores.softmax(1) @ stage.grid, atol=1e-5, rtol=1e-5)
 
 
 def test_rotary_products_depend_on_the_offset_only():

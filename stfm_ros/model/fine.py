@@ -67,8 +67,10 @@ class FineStage(nn.Module):
 
         Returns:
             expectation (m, 2): offset from the window's centre, in steps of the 1/2 map.
-            variance (m, 2): along x and y, in steps^2.
-            log_heatmap (m, w^2), of which :meth:`locate` makes the two others.
+            variance (m, 2): of the heatmap along x and y, in steps^2.
+            log_heatmap (m, w^2).
+
+        This is what is trained; :meth:`locate` makes of the heatmap what a match is.
         """
         middle = self.window**2 // 2
         if self.symmetric and len(self.layers):  # of the last look across, only the centre of window 0 is asked for
@@ -81,11 +83,11 @@ class FineStage(nn.Module):
         # sums of products, not matrix products: runtimes that round those to bfloat16 leave these in float32
         scores = (window1 * centre).float().sum(2) / self.d**0.5
         log_heatmap = scores.log_softmax(1)
-        return *self.locate(log_heatmap), log_heatmap
+        return *self._moments(log_heatmap.exp()), log_heatmap
 
     def locate(self, log_heatmap: Tensor) -> tuple[Tensor, Tensor]:
-        """Where heatmaps (m, w^2) have their peak: mean (m, 2) from the centre and variance (m, 2) of what lies within
-        about ``fine_reach`` of it; of the whole window where that is 0."""
+        """Where heatmaps (m, w^2) have their peak: offset (m, 2) from the centre and variance (m, 2), as of
+        :meth:`forward`, of what lies within about ``fine_reach`` of it."""
         if not self.reach:
             return self._moments(log_heatmap.exp())
         peak, _ = self._moments((PEAK * log_heatmap).softmax(1))

@@ -82,10 +82,11 @@ class StfmNet(nn.Module):
         conf, i_ids, j_ids = (torch.stack(tensors) for tensors in selected)
         batch = conf.shape[0]
         b_ids = torch.arange(batch, device=conf.device).repeat_interleave(k)
-        expectation, variance, _ = self.refine(
+        _, _, log_heatmap = self.refine(
             feat_c0, fine0, feat_c1, fine1, b_ids, i_ids.flatten(), j_ids.flatten(), width, width1
         )
-        offset = 2 * expectation.view(batch, k, 2)
+        peak, variance = self.fine.locate(log_heatmap)
+        offset = 2 * peak.view(batch, k, 2)
         sigma = 2 * (variance.sum(1) / 2).sqrt().view(batch, k)
         return PairRows(grid_points(i_ids, width), grid_points(j_ids, width1) + offset, conf, sigma)
 
