@@ -153,9 +153,10 @@ def draw_cost(summary: Sequence[Overall], path: Path) -> ByteArray | None:
         axes.annotate(
             f"{one.method}{flops}",
             (x, y),
-            (6, -5 if own else 5),
+            (-6, 5) if own else (6, -5),  # apart, so that few lie on each other
             textcoords="offset points",
-            va="top" if own else "bottom",  # so that few lie on each other
+            ha="right" if own else "left",
+            va="bottom" if own else "top",
             fontsize=8,
             color=colour,
         )
@@ -164,7 +165,7 @@ def draw_cost(summary: Sequence[Overall], path: Path) -> ByteArray | None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlim(right=2 * max(ms.q75 for _, _, ms in shown))  # room for the last name
-    axes.set_ylim(bottom=0)
+    axes.margins(y=0.2)
     figure.savefig(path, dpi=120)
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     return None if picture is None else np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
