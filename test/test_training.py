@@ -88,6 +88,20 @@ def test_processes_share_the_pairs_of_a_batch(photographs):
             assert torch.equal(getattr(whole, field)[rank::2], getattr(part, field))
 
 
+@pytest.mark.parametrize(("mixed", "lowest"), [(0.0, 1.0), (1.0, 0.3)])
+def test_a_share_of_the_pairs_is_of_any_difficulty_up_to_that_of_the_step(photographs, mixed, lowest):
+    class Watched(Homographies):
+        def pair(self, rng, difficulty, height, width):
+            asked.append(difficulty)
+            return super().pair(rng, difficulty, height, width)
+
+    asked: list[float] = []
+    batches = Batches([(Watched(photographs), 1.0)], 64, 96, pairs=8, seed=3, ramp_steps=10, mixed=mixed)
+    batches[10]
+    assert all(lowest <= difficulty <= 1.0 for difficulty in asked)
+    assert max(asked) - min(asked) >= 0.5 * mixed
+
+
 def test_a_teachers_pairs_lose_their_colours_in_part():
     mix = [(Rendered([]), 1.0)]
     batches = [Batches(mix, 96, 96, pairs=8, seed=5, ramp_steps=100, blank=blank)[0] for blank in (0.0, 0.5)]

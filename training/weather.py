@@ -20,9 +20,8 @@ from stfm_training.render import Scene
 Generator = np.random.Generator
 
 RELIT = 0.4  #: share of the pairs whose second view has another light of the same kind: a lamp moved, the sun elsewhere
-CHANGED = (
-    0.25  #: share of the pairs, at difficulty 1, one or both of whose views are seen at night, in a low sun, in haze
-)
+#: share of the pairs, at difficulty 1, one or both of whose views are seen at night, in a low sun, in haze
+CHANGED = 0.25
 BOTH = 0.3  #: share of these in which it is both
 
 
