@@ -111,7 +111,13 @@ class PoseConfig:
     max_iterations: int = option(
         2000, "Upper bound of the robust estimator's iterations.", minimum=10, maximum=100000, live=True
     )
-    min_inliers: int = option(20, "Fewer inliers than this give no pose.", minimum=6, maximum=3840, live=True)
+    min_inliers: int = option(
+        20,
+        "Fewer inliers than this give no pose; each counts as its confidence, the chance that it is right.",
+        minimum=6,
+        maximum=3840,
+        live=True,
+    )
     min_parallax_deg: float = option(
         0.5,
         "Median parallax below which the translation is called weak.",

@@ -99,7 +99,7 @@ class Matches:
 
     Attributes:
         keypoints0, keypoints1: (n, 2) float32, pixels of the images that were given.
-        confidence: (n,) float32 in (0, 1].
+        confidence: (n,) float32 in (0, 1], the chance of being right; 1 where nothing is known of it.
         sigma: (n,) float32, 1-sigma of ``keypoints1`` in pixels of image 1, per axis.
     """
 

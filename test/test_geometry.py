@@ -317,6 +317,19 @@ def test_matches_at_random_give_no_pose() -> None:
     assert pose.status is PoseStatus.FEW_MATCHES and "fewer than 40" in pose.reason
 
 
+@pytest.mark.parametrize(("confidence", "status"), [(0.3, PoseStatus.FEW_MATCHES), (0.6, PoseStatus.OK)])
+def test_weak_matches_give_a_pose_only_in_numbers(confidence: float, status: PoseStatus) -> None:
+    scene = make_scene(0)
+    some = scene.matches.take(np.arange(50))
+    weak = Matches(some.keypoints0, some.keypoints1, np.full(50, confidence, np.float32), some.sigma)
+    pose = estimate_relative_pose(weak, PINHOLE, PINHOLE)
+    check_sound(pose, 50)
+    assert pose.status is status, pose.reason
+    if status is PoseStatus.FEW_MATCHES:
+        assert "matches agree on a pose, but by their confidences 1" in pose.reason
+        assert pose.reason.endswith("of them are right, fewer than 20")
+
+
 def test_values_that_are_not_finite_are_left_out() -> None:
     scene = make_scene(2)
     points1 = scene.matches.keypoints1.copy()

@@ -50,7 +50,13 @@ def estimate_relative_pose(
     pose = _one_motion(rays, n, config)
     if not pose.status.has_rotation:
         return pose
-    count = int(pose.inliers.sum())
+    count, right = int(pose.inliers.sum()), expected_right(matches, pose.inliers)
+    if right < config.min_inliers:
+        reason = (
+            f"{count} matches agree on a pose, but by their confidences {right:.0f} of them are right, fewer than "
+            f"{config.min_inliers}"
+        )
+        return no_pose(n, PoseStatus.FEW_MATCHES, reason)
     inner = int((pose.inliers & _away_from_border(matches, camera0, camera1)).sum())
     if inner < min(config.min_inliers, count / 2):
         reason = (
@@ -59,6 +65,14 @@ def estimate_relative_pose(
         )
         return no_pose(n, PoseStatus.FEW_MATCHES, reason)
     return _with_rival(pose, rays, config)
+
+
+def expected_right(matches: Matches, inliers: BoolArray) -> float:
+    """How many of the inliers are right by their own confidences.
+
+    Each of a few weak matches may agree by chance, as where a pattern repeats; many weak ones may not.
+    """
+    return float(matches.confidence[inliers].sum(dtype=np.float64))
 
 
 def _one_motion(rays: Rays, n: int, config: PoseConfig) -> RelativePose:
