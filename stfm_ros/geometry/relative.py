@@ -57,11 +57,11 @@ def estimate_relative_pose(
             f"{config.min_inliers}"
         )
         return no_pose(n, PoseStatus.FEW_MATCHES, reason)
-    inner = int((pose.inliers & _away_from_border(matches, camera0, camera1)).sum())
-    if inner < min(config.min_inliers, count / 2):
+    inner = expected_right(matches, pose.inliers & _away_from_border(matches, camera0, camera1))
+    if inner < min(config.min_inliers, right / 2):
         reason = (
-            f"only {inner} of {count} inliers lie away from the border of the image: along it matches agree whatever "
-            "is seen"
+            f"only {inner:.0f} of {right:.0f} inliers, counted by confidence, lie away from the border of the image: "
+            "along it matches agree whatever is seen"
         )
         return no_pose(n, PoseStatus.FEW_MATCHES, reason)
     return _with_rival(pose, rays, config)
