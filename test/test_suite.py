@@ -15,14 +15,16 @@ from sequences import oxford_folder, rgbd_folder
 
 from stfm_ros.cli import main
 from stfm_ros.cli.evaluation import COMMAND
+from stfm_ros.cli.suite import folded
 from stfm_ros.errors import ConfigError, DatasetError
+from stfm_ros.suite.cost import draw_cost, place_names, styles
 from stfm_ros.suite.definition import Dataset, Suite, read_suite
 from stfm_ros.suite.entrants import Entrant, from_callable, models, named
-from stfm_ros.suite.measures import Row, coverage, label_distances, measure, reliability
+from stfm_ros.suite.measures import Row, coverage, label_distances, measure, reliability, right_of_best
 from stfm_ros.suite.page import agreeing
 from stfm_ros.suite.readers import View, fingerprint, open_dataset, warp_by_depth
 from stfm_ros.suite.runner import Opened, in_order, run
-from stfm_ros.suite.summary import calibration_error, figures, interval, overall, summarise
+from stfm_ros.suite.summary import Figure, Overall, Quartiles, calibration_error, figures, interval, overall, summarise
 from stfm_ros.suite.xfeat import Points, heatmap, mutual_nearest, pick, sample
 from stfm_ros.types import ByteArray, Camera, FloatArray, Matches
 
@@ -224,6 +226,35 @@ def test_reliability_and_coverage_by_hand() -> None:
     assert (one / total, two / total) == pytest.approx((0.683, 0.95), abs=0.012)
 
 
+def test_the_best_256_by_counting() -> None:
+    """Of 400 matches the 256 most confident: 100 off by 0.5 px, 60 by 2, 40 by 4, 56 by 9; the others are not asked."""
+    off = np.repeat([0.5, 2.0, 4.0, 9.0, 0.0], [100, 60, 40, 56, 144])
+    confidence = np.repeat([0.9, 0.8, 0.7, 0.6, 0.5], [100, 60, 40, 56, 144])
+    order = np.random.default_rng(0).permutation(400)
+    known = 100 / 256, 160 / 256, 200 / 256
+    assert right_of_best(confidence[order], off[order]) == known
+    # the order they come in decides where confidence does not: the first count
+    assert right_of_best(np.ones(400), off) == known
+    assert right_of_best(np.ones(400), off[::-1]) == (144 / 256, 160 / 256, 200 / 256)  # 144, 56, 40, and 16 of the 60
+    # who gives 64, all right, is charged for the 192 that are missing
+    assert right_of_best(np.ones(64), np.zeros(64)) == (0.25, 0.25, 0.25)
+    assert right_of_best(np.zeros(0), np.zeros(0)) == (0.0, 0.0, 0.0)
+
+
+def test_the_best_256_of_a_plane() -> None:
+    """What is nowhere known is passed over for the next best; what is known not to be seen is wrong."""
+    points = np.column_stack([np.arange(300.0), np.zeros(300)])
+    there = points + [7.0, 0]
+    there[:30], there[30:50] = np.nan, np.inf
+    black = np.zeros((4, 300, 3), np.uint8)
+    view = View((black, black), warp=lambda _: there)
+    found = measure("x", view, as_matches(points, points + [7.0, 2.0]), (1.0, 1.0))
+    # of the 270 that are known the first 256: 20 are not seen, 236 are off by 2 px
+    assert found.best == (0.0, 236 / 256, 236 / 256) and found.mma == (0.0, 250 / 270, 250 / 270)
+    value = figures([found, replace(found, best=(0.0, 0.5, 0.5))], SUITE)["best256@3"].value
+    assert value == pytest.approx((236 / 256 + 0.5) / 2)
+
+
 def test_figures_of_rows() -> None:
     rows = [
         row("a", 0.0, precision=(1.0, 1.0), coverage=(10, 7, 9), reliability=((10, 9, 8),) * 10),
@@ -260,6 +291,57 @@ def test_rows_survive_their_journey() -> None:
     assert np.isnan(unknown.overlap)
     with pytest.raises(KeyError):
         Row.from_json({"name": "a"})
+
+
+# -- accuracy against cost ---------------------------------------------------------------------------
+
+
+def test_precisions_of_a_model_are_a_family() -> None:
+    looks = styles(["stfm default", "stfm small", "stfm default@fp32", "sift", "xfeat", "stfm other@fp32"])
+    assert [one.name for one in looks.values()] == [
+        "stfm default", "stfm small", "@fp32", "sift", "xfeat", "stfm other@fp32",
+    ]  # fmt: skip
+    first, other, second, classical, peer, lonely = looks.values()
+    assert second.first == "stfm default" and second.colour == first.colour and second.marker != first.marker
+    assert len({one.colour for one in (first, other, classical, peer, lonely)}) == 5
+    assert lonely.marker == first.marker
+
+
+def test_names_do_not_lie_on_each_other() -> None:
+    """Six dots of 8 px in a row, 12 px apart, with names 60 px long; and one in a corner of the frame."""
+    points = np.array([*((200.0 + 12 * i, 150.0) for i in range(6)), (395.0, 295.0)])
+    sizes, dots = np.tile([60.0, 10.0], (7, 1)), np.hstack([points - 4, points + 4])
+    corners = place_names(points, sizes, dots, (0, 0, 400, 300), (6, 18, 32, 46))
+    for i in range(7):
+        others = np.vstack([np.delete(np.hstack([corners, corners + sizes]), i, axis=0), dots])
+        apart = (others[:, :2] >= corners[i] + sizes[i]) | (others[:, 2:] <= corners[i])
+        assert apart.any(axis=1).all(), i
+    assert (corners >= 0).all() and (corners + sizes <= (400, 300)).all()
+    alone = place_names(points[:1], sizes[:1], dots[:1], (0, 0, 400, 300), (6, 18))
+    assert np.hypot(*(np.clip(points[0], alone[0], alone[0] + sizes[0]) - points[0])) == pytest.approx(6)
+
+
+def test_the_picture_of_cost(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+
+    def method(name: str, pose: float | None, ms: float, gflops: float | None = None) -> Overall:
+        figure = None if pose is None else Figure(pose, pose - 0.02, pose + 0.02)
+        times = Quartiles(ms, 0.9 * ms, 1.2 * ms)
+        return Overall(name, figure, None, None, times, times, gflops)
+
+    classical = method("sift", 0.7, 300.0)
+    both = draw_cost([classical, method("stfm small", 0.8, 40.0, 28.0)], 2, tmp_path / "both.png")
+    one = draw_cost([classical], 2, tmp_path / "one.png")
+    assert both is not None and one is not None
+    assert both.shape == (one.shape[0], 2 * one.shape[1], 3)  # a second panel where operations are known
+    assert (tmp_path / "both.png").is_file()
+    half = one.shape[1]
+    teal = np.abs(both.astype(int) - [0x0D, 0x94, 0x88]).max(axis=2) < 20
+    assert teal[:, :half].sum() > 100 and teal[:, half:].sum() > 100
+    grey = np.abs(both.astype(int) - [0x64, 0x74, 0x8B]).max(axis=2) < 8
+    assert grey[:, :half].sum() > 100 and not grey[:, half:].sum()  # nobody counted the operations of SIFT
+    assert draw_cost([method("sift", None, 300.0)], 2, tmp_path / "none.png") is None
+    assert not (tmp_path / "none.png").exists()
 
 
 # -- runs --------------------------------------------------------------------------------------------
@@ -452,6 +534,15 @@ def test_refusals_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ):
         assert main([str(one) for one in arguments]) == 2, arguments
         assert words in capsys.readouterr().err
+
+
+def test_a_wide_table_is_folded() -> None:
+    heads, lines = ("method", "one", "three", "4"), [("sift", "1", "12345678", "1"), ("orb", "2", "3", "")]
+    assert folded(heads, lines, 27) == [([*heads], [[*line] for line in lines])]  # 6 + 3 + 8 + 1, and 3 between them
+    first, second = folded(heads, lines, 26)
+    assert first == (["method", "one", "three"], [["sift", "1", "12345678"], ["orb", "2", "3"]])
+    assert second == (["method", "4"], [["sift", "1"], ["orb", ""]])
+    assert [block[0][1] for block in folded(heads, lines, 1)] == ["one", "three", "4"]  # nothing is left out
 
 
 def test_a_wall_is_measured_with_poses(tmp_path: Path) -> None:

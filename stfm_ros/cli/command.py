@@ -83,6 +83,11 @@ class Screen:
         self._out = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 160)
         self._err = Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else 160)
 
+    @property
+    def width(self) -> int:
+        """Characters in a line of results."""
+        return self._out.width
+
     def show(self, what: RenderableType = "") -> None:
         """A line, or a table, of the result."""
         if not self._json:

@@ -27,6 +27,7 @@ MODELS = "default,small"
 METHODS = "sift,orb,akaze,xfeat,xfeat+lighterglue"
 #: every so many photographs of the research folder is a texture of the rendered scenes
 TEXTURES = 16
+_BETWEEN = 3  # characters between two columns of a table
 _RENDERER = ("render", "raster", "furnish", "textures", "photometric", "evaluation")
 
 FIELDS = {
@@ -47,13 +48,15 @@ FIELDS = {
     "suite.methods[].name": "its name in the results",
     "suite.methods[].identity": "what its matches depend on: weights, settings, code",
     "suite.methods[].gflops": "1e9 operations of a 640x480 pair; null where nobody counted",
-    "suite.results": "one object for each data set and method; see stfm_ros.suite.summary.Result. Each figure has "
-    "value, low and high (95 % interval); shares and AUC are 0 to 1",
+    "suite.results": "one object for each data set and method; see stfm_ros.suite.summary.Result",
+    "suite.results[].figures": "by name, listed in stfm_ros.suite.summary; each has value, low and high (95 % "
+    "interval). Shares and AUC are 0 to 1. best256@3: the matches within 3 px among the 256 most confident, "
+    "divided by 256 however many there are",
     "suite.summary": "one object for each method; see stfm_ros.suite.summary.Overall",
     "suite.left_out": "data sets and methods that were not measured, with the reason",
     "suite.json": "file of this object",
     "suite.page": "the HTML page",
-    "suite.picture": "accuracy against cost; null without matplotlib",
+    "suite.picture": "accuracy against cost: AUC@10 over wall time, and over operations; null without matplotlib",
 }
 
 
@@ -85,8 +88,9 @@ def execute(options: argparse.Namespace, screen: Screen) -> tuple[dict[str, Any]
     from stfm_ros.machine import about_machine, cores, versions
     from stfm_ros.report import write_report
     from stfm_ros.solvers import require_poselib
+    from stfm_ros.suite.cost import draw_cost
     from stfm_ros.suite.definition import read_suite
-    from stfm_ros.suite.page import draw_cost, make_page
+    from stfm_ros.suite.page import make_page
     from stfm_ros.suite.runner import LIBRARIES, commit, run
     from stfm_ros.suite.summary import overall, summarise
 
@@ -127,7 +131,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> tuple[dict[str, Any]
         "json": options.out / "suite.json",
         "page": options.out / "index.html",
     }
-    cost = draw_cost(summary, options.out / "cost.png")
+    cost = draw_cost(summary, threads, options.out / "cost.png")
     if cost is None:
         screen.say("no picture of accuracy against cost: it needs matplotlib, and data sets with poses")
     record["picture"] = None if cost is None else options.out / "cost.png"
@@ -246,26 +250,43 @@ def _show(screen: Screen, opened: Opened, results: Sequence[Result]) -> None:
 
     use = "" if opened.dataset.use == "measure" else "; weights may have been trained on it"
     screen.show(f"\n{opened.dataset.name}: {opened.dataset.about}; {len(results[0].names)} pairs{use}")
-    screen.show(_table(result_table(results)))
+    _show_table(screen, result_table(results))
 
 
 def _show_overall(screen: Screen, summary: Sequence[Overall], results: Sequence[Result]) -> None:
     from stfm_ros.suite.page import claims_table, overall_table
 
     screen.show("\nall data that no weights were trained on; %, [95 % interval]")
-    screen.show(_table(overall_table(summary)))
+    _show_table(screen, overall_table(summary))
     claims = claims_table(results)
     if claims[1]:
         screen.show("\nwhat confidence and sigma claim")
-        screen.show(_table(claims))
+        _show_table(screen, claims)
 
 
-def _table(content: tuple[tuple[str, ...], list[tuple[str, ...]]]) -> Any:
-    heads, lines = content
-    shown = table(*heads)
-    for line in lines:
-        shown.add_row(*line)
-    return shown
+def _show_table(screen: Screen, content: tuple[tuple[str, ...], list[tuple[str, ...]]]) -> None:
+    for block, (heads, lines) in enumerate(folded(*content, screen.width)):
+        if block:
+            screen.show()
+        shown = table(*heads)
+        for line in lines:
+            shown.add_row(*line)
+        screen.show(shown)
+
+
+def folded(heads: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> list[tuple[list[str], list[list[str]]]]:
+    """A table as several, none of them wider than ``width`` if it can be had: no figure is cut off.
+
+    Each begins with the first column and goes on with the next ones.
+    """
+    widths = [max(map(len, column)) + _BETWEEN for column in zip(heads, *lines)]
+    blocks: list[list[int]] = [[0]]
+    for column in range(1, len(heads)):
+        used = sum(widths[i] for i in blocks[-1]) + widths[column] - _BETWEEN
+        if used > width and len(blocks[-1]) > 1:
+            blocks.append([0])
+        blocks[-1].append(column)
+    return [([heads[i] for i in block], [[line[i] for i in block] for line in lines]) for block in blocks]
 
 
 def _nothing(result: Result) -> bool:

@@ -6,7 +6,8 @@
     entrants     what is measured: models, classical methods, XFeat, any callable
     runner       every method on every view, kept on disk row by row
     summary      rows to figures with their intervals
-    page         figures as a page and a picture
+    cost         accuracy against cost, a picture
+    page         all of it as a page
 
 Shares and AUC are 0 to 1; pixels are those of the images as recorded.
 """

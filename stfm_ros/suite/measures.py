@@ -21,6 +21,7 @@ SOLVERS = ("poselib", "magsac")
 LABEL_THRESHOLDS_PX = (5.0, 10.0, 20.0)
 FUNDAMENTAL_PX = 1.0  #: inlier threshold of the fundamental matrix that labelled points are held against
 RIGHT_PX = 3.0  #: a match is right within this distance of the truth, as MMA@3
+BEST = 256  #: so many matches are asked of every method, where methods are compared at the same number
 CONFIDENCE_BINS = 10
 #: sigma is asked of matches this near the truth, those that are wrong are the confidence's to tell
 SIGMA_PX = 6.0
@@ -39,6 +40,7 @@ class Row:
         errors_deg: by solver, the larger of the angles of rotation and of direction; infinite where there is no pose.
         precision: share of matches below each of ``stfm_ros.evaluate.EPIPOLAR_THRESHOLDS``.
         mma: share of matches within each of ``MMA_THRESHOLDS_PX`` of the truth, of those whose truth is known.
+        best: right ones within each of ``MMA_THRESHOLDS_PX``, as :func:`right_of_best`.
         corner_px: of the homography through the matches; infinite where there is none.
         labelled: share of the labelled points within each of LABEL_THRESHOLDS_PX of the epipolar lines that the
             matches give.
@@ -55,6 +57,7 @@ class Row:
     errors_deg: dict[str, float]
     precision: tuple[float, ...] = ()
     mma: tuple[float, ...] = ()
+    best: tuple[float, ...] = ()
     corner_px: float | None = None
     labelled: tuple[float, ...] = ()
     reliability: tuple[tuple[float, ...], ...] = ()
@@ -99,6 +102,7 @@ def measure(
         errors, kept = errors[known], matches.take(known)
         distances = np.hypot(errors[:, 0], errors[:, 1])
         found["mma"] = tuple(float(np.mean(distances < px)) if len(kept) else 0.0 for px in MMA_THRESHOLDS_PX)
+        found["best"] = right_of_best(kept.confidence, distances)
         if claims:
             found["reliability"] = reliability(kept.confidence, distances < RIGHT_PX)
         if claims and exact:
@@ -110,6 +114,19 @@ def measure(
         distances = label_distances(matches, view.labels)
         found["labelled"] = tuple(float(np.mean(distances < px)) for px in LABEL_THRESHOLDS_PX)
     return Row(name, view.overlap, len(matches), *times, **found)
+
+
+def right_of_best(confidence: Any, distances: Any) -> tuple[float, ...]:
+    """Of the BEST most confident matches the share within each of ``MMA_THRESHOLDS_PX`` of the truth.
+
+    Always divided by BEST: who finds fewer is charged for what is missing. Of equal confidences the first count.
+
+    Args:
+        confidence: (n,), larger is better.
+        distances: (n,) pixels from the truth.
+    """
+    chosen = np.asarray(distances, np.float64)[np.argsort(-np.asarray(confidence, np.float64), kind="stable")[:BEST]]
+    return tuple(float((chosen < px).sum() / BEST) for px in MMA_THRESHOLDS_PX)
 
 
 def reliability(confidence: Any, right: Any) -> tuple[tuple[float, ...], ...]:

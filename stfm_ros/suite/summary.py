@@ -5,6 +5,7 @@ Names of figures, each where the data allow it:
     auc@5 poselib ...       area under the recall of the pose error, by threshold in degrees and solver
     precision@0.0001 ...    share of matches below this squared epipolar distance, mean over the views
     mma@3 ...               share of matches within so many pixels of the truth, mean over the views
+    best256@3 ...           right ones among the 256 most confident matches, over 256 however many there are; mean
     corner_auc@3 ...        as auc, of the homography's corner error in pixels
     labelled@5 ...          share of labelled points so near the epipolar lines in pixels, mean over the views
     ece                     expected calibration error of the confidence: |confidence - share right|, mean over matches
@@ -30,7 +31,7 @@ from stfm_ros.evaluate import (
 )
 from stfm_ros.suite.definition import MEASURE, Dataset, Suite
 from stfm_ros.suite.entrants import Entrant
-from stfm_ros.suite.measures import LABEL_THRESHOLDS_PX, SOLVERS, Row
+from stfm_ros.suite.measures import BEST, LABEL_THRESHOLDS_PX, SOLVERS, Row
 from stfm_ros.suite.readers import HOMOGRAPHY, POINTS, POSE
 from stfm_ros.types import FloatArray
 
@@ -215,6 +216,8 @@ def figures(rows: Sequence[Row], suite: Suite) -> dict[str, Figure]:
         add([f"precision@{limit:g}" for limit in EPIPOLAR_THRESHOLDS], [row.precision for row in rows], _means)
     if first.mma:
         add([f"mma@{px:g}" for px in MMA_THRESHOLDS_PX], [row.mma for row in rows], _means)
+    if first.best:
+        add([f"best{BEST}@{px:g}" for px in MMA_THRESHOLDS_PX], [row.best for row in rows], _means)
     if first.corner_px is not None:
         names = [f"corner_auc@{px:g}" for px in CORNER_THRESHOLDS_PX]
         add(names, [row.corner_px for row in rows], lambda errors: pose_auc(errors, CORNER_THRESHOLDS_PX))
