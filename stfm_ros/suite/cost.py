@@ -25,7 +25,7 @@ CLASSICAL, OTHERS = "#64748b", "#b45309"
 MARKERS = ("o", "D", "^", "v", "P")  #: of a family's members
 LOG = 4.0  #: costs that differ by more than this factor lie on a logarithmic axis
 _GAPS_PT = (5.0, 14.0, 26.0)  # from a dot to its name; a name further off than the first gets a line
-_ROOM = 0.1  # of an axis beyond what is drawn, at each end
+_ACROSS, _UP = 0.16, 0.08  # room for names beyond what is drawn, at each end of an axis
 # what a name pays, in its own area that lies on marks, on another name, or beyond the frame; and for each further gap
 _ON_MARK, _ON_NAME, _OUTSIDE, _FURTHER = 4.0, 20.0, 20.0, 0.15
 _APART_PT = 9.0  # between members of a family that cost the same
@@ -108,7 +108,7 @@ def draw_cost(summary: Sequence[Overall], threads: int, path: Path) -> ByteArray
         drawn.append((axes, dots, _draw(axes, dots, looks)))
     bounds = np.array([_up(dot)[1:] for dot in timed])
     drawn[0][0].set_ylabel("AUC@10, % (95 % interval)")
-    drawn[0][0].set_ylim(*_wider(bounds.min(), bounds.max()))
+    drawn[0][0].set_ylim(*_wider(bounds.min(), bounds.max(), _UP))
     canvas.draw()  # only now it is known where anything lies
     page.set_layout_engine("none")
     for axes, dots, places in drawn:
@@ -173,15 +173,15 @@ def _draw(axes: Any, dots: Sequence[Dot], looks: dict[str, Style]) -> list[Any]:
     from matplotlib.transforms import ScaledTranslation
 
     costs = [dot.cost.median for dot in dots]
-    ends = min(dot.cost.q25 for dot in dots), max(dot.cost.q75 for dot in dots)
+    least, most = min(dot.cost.q25 for dot in dots), max(dot.cost.q75 for dot in dots)
     if max(costs) > LOG * min(costs):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlim(*np.exp(_wider(*np.log(ends))))
+        axes.set_xlim(*np.exp(_wider(np.log(least), np.log(most), _ACROSS)))
     else:
-        axes.set_xlim(*_wider(*ends))
+        axes.set_xlim(*_wider(least, most, _ACROSS))
     axes.grid(alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
     places = []
@@ -243,9 +243,9 @@ def _pairs(dots: Sequence[Dot], looks: dict[str, Style]) -> list[tuple[int, int]
     return [(first, number) for first, number in named if first is not None and first != number]
 
 
-def _wider(low: float, high: float) -> tuple[float, float]:
-    """Limits of an axis that leave room for names."""
-    room = _ROOM * (high - low) or 0.5
+def _wider(low: float, high: float, share: float) -> tuple[float, float]:
+    """Limits of an axis that leave a share of its length free at each end."""
+    room = share * (high - low) or 0.5
     return low - room, high + room
 
 
