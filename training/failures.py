@@ -39,8 +39,8 @@ Drawn = Callable[[Generator, list[ByteArray], Camera], Pair]
 TURN_DEG = 90.0, 180.0
 ZOOM, TILT_DEG = 2.4, 70.0
 BARE_OVERLAP = 0.2, 0.35
-BARE_LEVELS = 4.0  #: median contrast of the blocks of a bare picture
-GRAIN = 0.5  #: of a night worth the name
+BARE_LEVELS = 4.0  #: median contrast of the blocks of a picture half of which is bare
+DARK = 40  #: mean level of the darker picture of a night
 BLUR = 0.04  #: of the image's width: 25 of 640 pixels
 
 FOCAL = 0.82  #: of the image's width
@@ -199,12 +199,15 @@ def _bare(rng: Generator, _: list[ByteArray], camera: Camera) -> Pair:
 
 def _night(rng: Generator, photos: list[ByteArray], camera: Camera) -> Pair:
     """Lamps alone, and the noise of a camera that has too little light; in one view or in both."""
-    scene, views = _room(rng, photos, camera, 0.3)
-    weathers = random_weathers(scene, rng, views, 1.0)
-    while max(weather.grain for weather in weathers) < GRAIN:
+    while True:
+        scene, views = _room(rng, photos, camera, 0.3)
         weathers = random_weathers(scene, rng, views, 1.0)
-    seen = [weather.over(scene.render(camera, T, weather.light)) for weather, T in zip(weathers, views)]
-    return _pair(rng, camera, views, [replace(s, image=w.grainy(s.image, rng)) for s, w in zip(seen, weathers)])
+        while not any(weather.grain for weather in weathers):  # no other weather has any
+            weathers = random_weathers(scene, rng, views, 1.0)
+        seen = [weather.over(scene.render(camera, T, weather.light)) for weather, T in zip(weathers, views)]
+        if min(float(one.image.mean()) for one in seen) < DARK:
+            dark = [replace(one, image=weather.grainy(one.image, rng)) for one, weather in zip(seen, weathers)]
+            return _pair(rng, camera, views, dark)
 
 
 def _blurred(rng: Generator, photos: list[ByteArray], camera: Camera) -> Pair:
@@ -235,8 +238,8 @@ CAUSES = (
     Cause(f"Zoomed by {ZOOM:g}, one look", _zoomed, search=True),
     Cause(f"Tilted by {TILT_DEG:g} degrees, one look", _tilted, search=True),
     Cause("A pattern that repeats", _repeated),
-    Cause(f"Little texture, overlap {BARE_OVERLAP[0]:g} to {BARE_OVERLAP[1]:g}", _bare),
-    Cause("Night", _night),
+    Cause(f"Half of it bare or more, overlap {BARE_OVERLAP[0]:g} to {BARE_OVERLAP[1]:g}", _bare),
+    Cause(f"Night: one image or both below level {DARK} of 255", _night),
     Cause(f"The second image smeared over {100 * BLUR:g} % of its width", _blurred),
     Cause("Nine tenths move by themselves (right: as the camera moved)", _moving),
 )
