@@ -135,7 +135,7 @@ class PoseConfig:
         live=True,
     )
     shared_error: float = option(
-        0.4,
+        0.3,
         "Share of a match's variance that matches of the same displacement have in common (docs/degenerate.md).",
         minimum=0.0,
         maximum=0.9,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 
 from stfm_ros.config import PoseConfig
@@ -127,7 +128,9 @@ def _judge(
     if showing < len(rays) / 2 and 2 * agreeing < showing:
         rest = all_shifts < config.inlier_px
         reason = f"{turned}; of {showing} others only {agreeing} agree on a translation"
-        covariance = rotation_covariance(rays.take(rest), turn, config, parallax)
+        # the essential matrix explains the others better, so its rotation may be the true one
+        between = cv2.Rodrigues(R @ turn.T)[0]
+        covariance = rotation_covariance(rays.take(rest), turn, config, parallax) + between @ between.T
         return rotation_pose(turn, covariance, rays.mask(rest, n), PoseStatus.ROTATION_ONLY, reason)
 
     status, reason = PoseStatus.OK, f"{count} inliers of {n} matches, median parallax {parallax:.2f} deg"
