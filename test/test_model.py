@@ -1,11 +1,17 @@
 """The network: sizes, fused = unfused, symmetry, static outputs, and that it learns."""
 
 import dataclasses
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
+from stfm_ros import runtimes
+from stfm_ros.bags import IMAGE_TYPES, BagReader
 from stfm_ros.errors import ConfigError, ImageError, WeightsError
+from stfm_ros.images import decode_image
 from stfm_ros.model import coarse
 from stfm_ros.model.backbone import RepConv
 from stfm_ros.model.coarse import inner_cells, select_matches
@@ -16,6 +22,7 @@ from stfm_ros.model.position import rotary_tables, rotate, sine_encoding
 from stfm_ros.model.presets import PRESETS, preset
 from stfm_ros.model.transformer import alternate, linear_attention
 from stfm_ros.model.weights import load_network, save_weights
+from stfm_ros.runtimes.store import find_model
 
 
 def random_network(name: str = "small", in_channels: int = 3) -> StfmNet:
@@ -152,6 +159,36 @@ def test_windows_are_centred_on_the_cell():
     assert window.shape == (1, 49, 2)
     assert window[0, 24].tolist() == [20.0, 12.0]
     assert window[0, 0].tolist() == [17.0, 9.0]
+
+
+def test_a_shift_moves_the_window_and_keeps_the_coarse_feature():
+    stage = FineStage(preset("small"))
+    fine, coarse = torch.randn(1, 24, 32, 32), torch.randn(1, 48, 96)
+    coarse[0, 27] = coarse[0, 19]  # the cell below
+    b_ids, ids = torch.zeros(2, dtype=torch.int64), torch.tensor([19, 27])
+    plain = stage.windows(fine, coarse, b_ids, ids, 8)
+    shifted = stage.windows(fine, coarse, b_ids, ids, 8, torch.tensor([[0.0, 4.0], [0.0, -4.0]]))
+    torch.testing.assert_close(shifted, plain.flip(0))
+
+
+@pytest.mark.parametrize(("looks", "bound_px"), [(1, 1.0), (2, 0.25)])
+def test_what_all_matches_of_a_moved_picture_err_alike(looks, bound_px):
+    with BagReader(Path(runtimes.__file__).parents[1] / "data" / "demo.mcap") as bag:
+        _, message, _ = next(iter(bag.messages([bag.find_topic(IMAGE_TYPES)])))
+    image = decode_image(message)[:320, :448]
+    network, _ = load_network(find_model("default").weights)
+    network.config = dataclasses.replace(network.config, fine_looks=looks)
+    worst = 0.0
+    for move in ((1.5, -1.0), (2.5, 2.0), (6.2, 1.4)):
+        moved = cv2.warpAffine(image, np.float32([[1, 0, move[0]], [0, 1, move[1]]]), (448, 320), flags=cv2.INTER_CUBIC)
+        pictures = [torch.from_numpy(x.transpose(2, 0, 1)[None] / np.float32(255)) for x in (image, moved)]
+        with torch.inference_mode():
+            rows = network(*pictures, k=512)
+        good = rows.confidence[0] > 0.5
+        error = (rows.keypoints1 - rows.keypoints0)[0, good] - torch.tensor(move)
+        assert good.sum() > 200
+        worst = max(worst, float(error.median(0).values.abs().max()))
+    assert (0.25 if looks == 1 else 0.0) < worst < bound_px  # a second look is what makes it small
 
 
 def test_expectation_and_variance_of_a_peaked_heatmap():

@@ -41,8 +41,7 @@ def right(matches: Matches, A, px: float = 4.0) -> int:
 def test_search_finds_what_a_single_look_does_not(matcher, picture, angle_deg, zoom):
     other, A = moved(picture, angle_deg, zoom)
     plain, searched = matcher.match(picture, other), matcher.match(picture, other, search=True)
-    assert right(plain, A) < 50
-    assert right(searched, A) > 500
+    assert right(searched, A) > max(500, 5 * right(plain, A))
     assert right(searched, A) > 0.95 * len(searched)
 
 

@@ -34,13 +34,16 @@ class FineStage(nn.Module):
         self.register_buffer("grid", torch.stack([dx.flatten(), dy.flatten()], 1), persistent=False)
         self.grid: Tensor
 
-    def windows(self, feat_f: Tensor, feat_c: Tensor, b_ids: Tensor, ids: Tensor, width_c: int) -> Tensor:
+    def windows(
+        self, feat_f: Tensor, feat_c: Tensor, b_ids: Tensor, ids: Tensor, width_c: int, shift: Tensor | None = None
+    ) -> Tensor:
         """Crop windows and merge the coarse feature into each of their tokens.
 
         Args:
             feat_f: (B, H/2, W/2, d_fine). feat_c: (B, n, d_coarse).
             b_ids, ids: (m,) batch index and coarse cell.
             width_c: columns of the coarse grid.
+            shift: (m, 2) whole steps from the cell to the centre of its window.
 
         Returns:
             (m, window^2, d_fine). Beyond the border: the nearest token inside, or zeros before the coarse
@@ -50,6 +53,8 @@ class FineStage(nn.Module):
         tokens = feat_f.reshape(batch * height * width, d)
         centre_y = torch.div(ids, width_c, rounding_mode="floor") * 4
         centre_x = (ids % width_c) * 4
+        if shift is not None:
+            centre_x, centre_y = centre_x + shift[:, 0].long(), centre_y + shift[:, 1].long()
         offset = self.grid.long()
         wanted_y, wanted_x = centre_y[:, None] + offset[None, :, 1], centre_x[:, None] + offset[None, :, 0]
         y, x = wanted_y.clamp(0, height - 1), wanted_x.clamp(0, width - 1)

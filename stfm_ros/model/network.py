@@ -82,11 +82,16 @@ class StfmNet(nn.Module):
         conf, i_ids, j_ids = (torch.stack(tensors) for tensors in selected)
         batch = conf.shape[0]
         b_ids = torch.arange(batch, device=conf.device).repeat_interleave(k)
-        _, _, log_heatmap = self.refine(
-            feat_c0, fine0, feat_c1, fine1, b_ids, i_ids.flatten(), j_ids.flatten(), width, width1
-        )
-        peak, variance = self.fine.locate(log_heatmap)
-        offset = 2 * peak.view(batch, k, 2)
+        i_cells, j_cells = i_ids.flatten(), j_ids.flatten()
+        window0 = self.fine.windows(fine0, feat_c0, b_ids, i_cells, width)
+        shift = torch.zeros(batch * k, 2, device=conf.device)
+        for _ in range(self.config.fine_looks):
+            window1 = self.fine.windows(fine1, feat_c1, b_ids, j_cells, width1, shift)
+            _, _, log_heatmap = self.fine(window0, window1)
+            peak, variance = self.fine.locate(log_heatmap)
+            found = shift + peak
+            shift = found.round()
+        offset = 2 * found.view(batch, k, 2)
         sigma = 2 * (variance.sum(1) / 2).sqrt().view(batch, k)
         return PairRows(grid_points(i_ids, width), grid_points(j_ids, width1) + offset, conf, sigma)
 
