@@ -24,7 +24,7 @@ ATTEMPTS = (
     (0, True, False), (0, False, True), (1, False, False), (3, False, False), (2, False, False),
     (1, True, False), (3, True, False), (2, True, False), (1, False, True), (3, False, True), (2, False, True),
 )  # fmt: skip
-ENOUGH = 100  #: matches that end the search, a tenth of what K allows
+ENOUGH = 100  #: matches that agree on a common map end the search; a wrong view may give as many that do not
 CLEARLY = 1.5  #: another view must gather so many times the confidence: one plane of a room in line is no gain
 FEWEST, FEWEST_AFFINE = 7, 12  #: matches that must agree on a similarity, and on an affine map
 AGREE_PX = 12.0  #: a scene is no plane: the map needs to be right only roughly
@@ -85,10 +85,10 @@ def search_views(matcher: FeatureMatcher, image0: ByteArray, image1: ByteArray, 
         ``first``, or matches with a clearly larger sum of confidences; pixels of the images given.
     """
     seen = [first]
-    if len(first) < ENOUGH:
+    if _common_map(first)[1] < ENOUGH:
         for found in _attempts(matcher, image0, image1):
             seen.append(found)
-            if len(found) >= ENOUGH:
+            if _common_map(found)[1] >= ENOUGH:
                 break
     # Among few matches those of a wrong view may be the more confident, but they agree on nothing.
     best = max(seen, key=lambda matches: _common_map(matches)[1])
