@@ -61,25 +61,26 @@ class Classical:
         return Described(np.array([point.pt for point in found], np.float32), np.asarray(descriptors))
 
     def match_features(self, features0: Described, features1: Described) -> Matches:
-        """Match two described images, best first; sigma is 1 px and the confidence rough, for want of estimates."""
+        """Match two described images, best first; confidence and sigma are 1, for want of estimates."""
         if min(len(features0.points), len(features1.points)) < 2:
             return Matches.empty()
         matcher = cv2.BFMatcher(self._norm)
         back = [m.trainIdx for (m,) in matcher.knnMatch(features1.descriptors, features0.descriptors, k=1)]
         kept = [
-            (best.queryIdx, best.trainIdx, _chance(best.distance / max(second.distance, 1e-9)))
+            (best.queryIdx, best.trainIdx, best.distance / max(second.distance, 1e-9))
             for best, second in matcher.knnMatch(features0.descriptors, features1.descriptors, k=2)
             if best.distance < RATIO * second.distance and back[best.trainIdx] == best.queryIdx
         ]
         if not kept:
             return Matches.empty()
-        kept.sort(key=lambda row: -row[2])
-        index0, index1, confidence = zip(*kept)
+        kept.sort(key=lambda row: row[2])
+        index0, index1, _ = zip(*kept)
+        ones = np.ones(len(kept), np.float32)
         return Matches(
             features0.points[list(index0)],
             features1.points[list(index1)],
-            np.array(confidence, np.float32),
-            np.ones(len(kept), np.float32),
+            ones,
+            ones,
         )
 
 
@@ -89,12 +90,6 @@ orb = Classical("orb", lambda: cv2.ORB.create(nfeatures=FEATURES), cv2.NORM_HAMM
 akaze = Classical("akaze", lambda: cv2.AKAZE.create(), cv2.NORM_HAMMING)
 
 BASELINES = {method.model_name: method for method in (sift, orb, akaze)}
-
-
-def _chance(ratio: float) -> float:
-    """That a match is right: near 1 for small ratios, and a half where Lowe's densities of right and wrong matches
-    cross (2004, figure 11, at about 0.8)."""
-    return float(1 - ratio**3)
 
 
 def _grey(image: ByteArray) -> ByteArray:
