@@ -17,7 +17,7 @@ from stfm_ros.config import OdometryConfig, PoseConfig
 from stfm_ros.errors import ImageError
 from stfm_ros.geometry.noise import SCALE, Alike, estimate_covariance, noise_px
 from stfm_ros.geometry.rays import Rays, angles, moves_px, skew
-from stfm_ros.geometry.relative import DEFAULTS, estimate_relative_pose, expected_right
+from stfm_ros.geometry.relative import DEFAULTS, estimate_relative_pose
 from stfm_ros.geometry.robust import ENOUGH, ROUGHLY, Motion, minimise
 from stfm_ros.types import BoolArray, Camera, Float32Array, FloatArray, Matches, PoseStatus, RelativePose
 
@@ -106,11 +106,10 @@ def estimate_metric_pose(
     residuals, jacobian = likely.linearise(along, R, t)
     inliers: BoolArray = np.asarray((np.abs(residuals) < limit).all(axis=0))
     mask = points.rays.mask(inliers, len(matches))
-    count, right = int(inliers.sum()), expected_right(matches, mask)
-    if right < config.min_inliers or _on_a_line(points.X0[inliers]):
-        why = f"{count} matches with depth agree on a pose, by their confidences {right:.0f} of them are right"
-        why = f"{why}, fewer than {config.min_inliers}"
-        why = why if right < config.min_inliers else f"{count} matches with depth lie on a line"
+    count = int(inliers.sum())
+    if count < config.min_inliers or _on_a_line(points.X0[inliers]):
+        why = f"{count} matches with depth agree on a pose, fewer than {config.min_inliers}"
+        why = why if count < config.min_inliers else f"{count} matches with depth lie on a line"
         return _two_view(matches, camera0, camera1, points, config, why)
     alike = likely.alike(along, config.shared_error)
     estimate = estimate_covariance(residuals.T, jacobian.T, points.rays.points0_px, scale, alike)

@@ -52,7 +52,7 @@ def estimate_relative_pose(
     if not pose.status.has_rotation:
         return pose
     count, right = int(pose.inliers.sum()), expected_right(matches, pose.inliers)
-    if right < config.min_inliers:
+    if pose.status.has_translation and right < config.min_inliers:
         reason = (
             f"{count} matches agree on a pose, but by their confidences {right:.0f} of them are right, fewer than "
             f"{config.min_inliers}"
