@@ -113,7 +113,7 @@ class PoseConfig:
     )
     min_inliers: int = option(
         20,
-        "Fewer inliers than this give no pose; each counts as its confidence, the chance that it is right.",
+        "Fewer inliers than this give no pose; for the translation of one camera each counts as its confidence.",
         minimum=6,
         maximum=3840,
         live=True,
