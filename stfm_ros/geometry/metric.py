@@ -105,7 +105,6 @@ def estimate_metric_pose(
     along = likely.along(R, t)
     residuals, jacobian = likely.linearise(along, R, t)
     inliers: BoolArray = np.asarray((np.abs(residuals) < limit).all(axis=0))
-    mask = points.rays.mask(inliers, len(matches))
     count = int(inliers.sum())
     if count < config.min_inliers or _on_a_line(points.X0[inliers]):
         why = f"{count} matches with depth agree on a pose, fewer than {config.min_inliers}"
@@ -119,6 +118,7 @@ def estimate_metric_pose(
     kept = points.rays.take(inliers)
     parallax = float(np.degrees(np.median(angles(kept.x0 @ R.T, kept.x1))))
     reason = f"{count} inliers of {len(points)} matches with depth, {np.linalg.norm(t):.3f} m"
+    mask = points.rays.mask(inliers, len(matches))
     symmetric = (covariance + covariance.T) / 2
     return RelativePose(R, t, symmetric, mask, PoseStatus.OK, reason, parallax, metric=True)
 
