@@ -276,7 +276,7 @@ def _learned(matcher: Matcher, pair: PicturePair) -> tuple[Matches, Stages]:
     reference = matcher.features(pair.images[0])
     image = pair.images[1]
     fitted, how = fit(to_rgb(image), matcher.height, matcher.width)
-    current = Features(runtime.features(fitted), how)
+    current = Features(runtime.features(fitted), how, image)
     rows = runtime.pair(reference.data, current.data)
     matches = matcher.select(rows, reference.fit, how)
 

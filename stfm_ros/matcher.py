@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from stfm_ros.config import MatcherConfig
-from stfm_ros.errors import ImageError
+from stfm_ros.covisible import look_again
+from stfm_ros.errors import ConfigError, ImageError
 from stfm_ros.images import Fit, fit, fit_depth, input_of_shape, to_rgb
 from stfm_ros.runtimes import Rows, Runtime, load_runtime
 from stfm_ros.runtimes.store import find_model
@@ -33,10 +34,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Features:
-    """One encoded image: what the runtime keeps of it, and how it was fitted."""
+    """One encoded image: what the runtime keeps of it, how it was fitted, and the image itself for a second look."""
 
     data: Any
     fit: Fit
+    image: ByteArray
 
 
 class Matcher:
@@ -57,6 +59,11 @@ class Matcher:
         self.model_name = runtime.spec.name
         self.weights_hash = runtime.spec.weights_hash
         self.takes_depth = runtime.spec.channels == 4
+        if self.takes_depth and config.looks > 1:
+            raise ConfigError(
+                f"matcher.looks is {config.looks}, and model {self.model_name} is an RGB-D one, which looks once: "
+                "set it to 1, or name an RGB model"
+            )
         self.height, self.width = runtime.spec.height, runtime.spec.width
         self._seen_shape = False
 
@@ -90,13 +97,14 @@ class Matcher:
                 else f"model {self.model_name} takes colour alone, but depth was given: leave it out, or name an "
                 "RGB-D model (a teacher)"
             )
-        fitted, how = fit(to_rgb(image), self.height, self.width)
+        image = to_rgb(image)
+        fitted, how = fit(image, self.height, self.width)
         if not self._seen_shape:
             self._seen_shape = True
             self._look_at_shape(image, how)
         if depth is not None:
             fitted = np.concatenate([fitted, fit_depth(depth, how, self.height, self.width)], axis=1)
-        return Features(self.runtime.features(fitted), how)
+        return Features(self.runtime.features(fitted), how, image)
 
     def match(
         self,
@@ -121,13 +129,25 @@ class Matcher:
                 f"the search over turns and zooms takes pictures alone, and model {self.model_name} is an RGB-D one: "
                 "match without the search, or name an RGB model"
             )
-        image0, image1 = to_rgb(image0), to_rgb(image1)
-        matches = self.match_features(self.features(image0, depth0), self.features(image1, depth1))
-        return search_views(self, image0, image1, matches) if search else matches
+        features0, features1 = self.features(image0, depth0), self.features(image1, depth1)
+        found = self.look(features0, features1)
+        if search:
+            found = search_views(self, features0.image, features1.image, found)
+        return self._look_again(features0, features1, found)
 
     def match_features(self, features0: Features, features1: Features) -> Matches:
         """Match two encoded images; see :class:`stfm_ros.types.Matches`."""
+        return self._look_again(features0, features1, self.look(features0, features1))
+
+    def look(self, features0: Features, features1: Features) -> Matches:
+        """Match two encoded images once, whatever ``matcher.looks`` says."""
         return self.select(self.runtime.pair(features0.data, features1.data), features0.fit, features1.fit)
+
+    def _look_again(self, features0: Features, features1: Features, found: Matches) -> Matches:
+        if self.config.looks < 2:
+            return found
+        both = look_again(self, features0.image, features1.image, found, (self.width, self.height))
+        return both.take(np.arange(min(len(both), self.config.max_matches)))
 
     def select(self, rows: Rows, fit0: Fit, fit1: Fit) -> Matches:
         """Of the rows of a pair those above the threshold that lie on both pictures, in pixels of the images given."""

@@ -31,11 +31,11 @@ AGREE_PX = 12.0  #: a scene is no plane: the map needs to be right only roughly
 
 
 class FeatureMatcher(Protocol):
-    """What the search needs of :class:`stfm_ros.matcher.Matcher`."""
+    """What looking again needs of :class:`stfm_ros.matcher.Matcher`."""
 
     def features(self, image: ByteArray) -> Any: ...
 
-    def match_features(self, features0: Any, features1: Any) -> Matches: ...
+    def look(self, features0: Any, features1: Any) -> Matches: ...
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _attempts(matcher: FeatureMatcher, image0: ByteArray, image1: ByteArray) -> 
         return known[key]
 
     for turns, shrink0, shrink1 in ATTEMPTS:
-        yield _matched(matcher, view(0, 0, shrink0), view(1, turns, shrink1))
+        yield match_views(matcher, view(0, 0, shrink0), view(1, turns, shrink1))
 
 
 def _turned_and_shrunk(image: ByteArray, turns: int, shrunk: bool) -> View:
@@ -154,12 +154,12 @@ def _aligned(matcher: FeatureMatcher, image0: ByteArray, image1: ByteArray, foun
     height, width = image0.shape[:2]
     as_is = View(image0, np.eye(3), (width, height))
     moved = View.of(image1, A, width, height)
-    return _matched(matcher, (as_is, matcher.features(image0)), (moved, matcher.features(moved.image)))
+    return match_views(matcher, (as_is, matcher.features(image0)), (moved, matcher.features(moved.image)))
 
 
-def _matched(matcher: FeatureMatcher, first: tuple[View, Any], second: tuple[View, Any]) -> Matches:
+def match_views(matcher: FeatureMatcher, first: tuple[View, Any], second: tuple[View, Any]) -> Matches:
     """Matches of two views, in pixels of the originals."""
-    matches = matcher.match_features(first[1], second[1])
+    matches = matcher.look(first[1], second[1])
     keypoints0, keypoints1 = first[0].back(matches.keypoints0), second[0].back(matches.keypoints1)
     scale = np.float32(np.sqrt(abs(np.linalg.det(second[0].A[:2, :2]))))
     matches = replace(matches, keypoints0=keypoints0, keypoints1=keypoints1, sigma=matches.sigma / scale)

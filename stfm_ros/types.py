@@ -116,6 +116,17 @@ class Matches:
         return Matches(self.keypoints0[index], self.keypoints1[index], self.confidence[index], self.sigma[index])
 
     @staticmethod
+    def joined(first: Matches, second: Matches) -> Matches:
+        """Those of ``first``, then those of ``second``."""
+        columns = zip(first.columns, second.columns)
+        return Matches(*(np.concatenate(both) for both in columns))
+
+    @property
+    def columns(self) -> tuple[Float32Array, ...]:
+        """The fields in order."""
+        return self.keypoints0, self.keypoints1, self.confidence, self.sigma
+
+    @staticmethod
     def empty() -> Matches:
         """No matches at all."""
         points = np.zeros((0, 2), np.float32)

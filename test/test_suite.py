@@ -455,8 +455,11 @@ def test_peers_that_are_not_there_are_left_out(tmp_path: Path) -> None:
 
 
 def test_models_with_their_precision() -> None:
-    (one_look, matcher), (searched, _) = models("small@fp32", {"matcher.threads": 1, "matcher.runtime": "onnxruntime"})
-    assert (one_look.name, searched.name) == ("stfm small@fp32", "stfm small@fp32, search")
+    (one_look, matcher), (two_looks, _), (searched, _) = models("small@fp32", {"matcher.threads": 1, "matcher.runtime": "onnxruntime"})
+    assert [one.name for one in (one_look, two_looks, searched)] == [
+        "stfm small@fp32", "stfm small@fp32, two looks", "stfm small@fp32, search",
+    ]  # fmt: skip
+    assert two_looks.gflops == 2 * one_look.gflops and two_looks.identity != one_look.identity
     assert one_look.gflops == pytest.approx(30.5, abs=0.1) and one_look.claims
     assert "pose" not in searched.measures and searched.identity != one_look.identity
     assert len(one_look.identity["graph"]) == 12  # the same weights may be read by another graph
@@ -506,7 +509,7 @@ def test_the_command_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtu
     documented = {key.split(".")[1].removesuffix("[]") for key in COMMAND.fields if key.startswith("suite.")}
     assert documented == set(suite)
     assert [one["name"] for one in suite["datasets"]] == ["oxford_graf"]
-    names = ["stfm small", "stfm small, search", "sift", "orb", "akaze", "mine"]
+    names = ["stfm small", "stfm small, two looks", "stfm small, search", "sift", "orb", "akaze", "mine"]
     assert [one["method"] for one in suite["results"]] == names
     mma = {one["method"]: one["figures"]["mma@3"]["value"] for one in suite["results"]}
     assert mma["stfm small"] > 0.8 and mma["sift"] > 0.8 and mma["mine"] < 0.1

@@ -1,11 +1,12 @@
 """Accuracy against cost in one picture: AUC@10 over the wall time of a pair, and beside it over its operations.
 
-Precisions of one model (``default``, ``default@fp32``) are a family: one colour, a marker each, and a line between
-them. matplotlib is imported when something is drawn.
+Precisions of one model (``default``, ``default@fp32``) and how often it looks are a family: one colour, a marker each,
+and a line between them. matplotlib is imported when something is drawn.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -51,17 +52,17 @@ class Dot:
 
 
 def styles(methods: Sequence[str]) -> dict[str, Style]:
-    """By method, in order; names are those of the tables, of a family's later members the precision alone."""
+    """By method, in order; names are those of the tables, of a family's later members what is special alone."""
     found: dict[str, Style] = {}
     families: dict[str, list[str]] = {}
     ours = 0
     for method in methods:
-        family, at, precision = method.partition("@")
+        family = re.split("[@,]", method)[0]
         members = families.setdefault(family, [])
         members.append(method)
         first = members[0]
         if len(members) > 1:
-            name, colour = at + precision, found[first].colour
+            name, colour = method.removeprefix(family).lstrip(", "), found[first].colour
         elif method.startswith("stfm "):
             name, colour, ours = method, OURS[ours % len(OURS)], ours + 1
         else:

@@ -9,14 +9,14 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stfm_ros import baselines, images, matcher, search
+from stfm_ros import baselines, covisible, images, matcher, search
 from stfm_ros.baselines import BASELINES
 from stfm_ros.config import AppConfig
 from stfm_ros.errors import ConfigError, DatasetError
@@ -58,7 +58,7 @@ class Entrant:
 def models(names: str, given: Mapping[str, Any]) -> list[tuple[Entrant, Matcher]]:
     """Models of a list such as ``default,small@fp32,runs/x/weights.safetensors``: NAME or NAME@PRECISION.
 
-    Each enters as one look; for homographies and labelled points also with the search over turns and zooms.
+    Each enters as one look and as two; for homographies and labelled points also with the search over turns and zooms.
 
     Args:
         given: settings of ``stfm_ros.config.AppConfig`` by dotted name, for all of them.
@@ -81,7 +81,7 @@ def models(names: str, given: Mapping[str, Any]) -> list[tuple[Entrant, Matcher]
         spec = model.runtime.spec
         gflops = 2 * spec.gflops["features"] + spec.gflops["pair"] if spec.gflops else None
         settings = {**asdict(model.config), "precision": model.runtime.precision, "runtime": model.runtime_name}
-        code = _code(matcher, images, search)
+        code = _code(matcher, images, search, covisible)
         # the same weights may be read by another graph: of an export by its files, else by the network's code
         graph = spec.files or {path.name: _digest(path.read_bytes()) for path in sorted(_NETWORK.glob("*.py"))}
         identity: dict[str, Any] = {
@@ -91,11 +91,16 @@ def models(names: str, given: Mapping[str, Any]) -> list[tuple[Entrant, Matcher]
             "code": code,
             **settings,
         }
-        one_look = Entrant(f"stfm {text}", model.match, identity, True, gflops)
+        closer = Matcher(model.runtime, replace(model.config, looks=2), model.runtime_name, model.reason)
         searched = partial(model.match, search=True)
-        identity = {**identity, "search": True}
-        turned = Entrant(f"stfm {text}, search", searched, identity, True, measures=(HOMOGRAPHY, POINTS))
-        entrants += [(one_look, model), (turned, model)]
+        variants = (
+            Entrant(f"stfm {text}", model.match, identity, True, gflops),
+            Entrant(f"stfm {text}, two looks", closer.match, {**identity, "looks": 2}, True, gflops and 2 * gflops),
+            Entrant(
+                f"stfm {text}, search", searched, {**identity, "search": True}, True, measures=(HOMOGRAPHY, POINTS)
+            ),
+        )
+        entrants += [(variant, model) for variant in variants]
     return entrants
 
 
