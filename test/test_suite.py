@@ -298,6 +298,7 @@ def test_rows_survive_their_journey() -> None:
 
 def test_precisions_of_a_model_are_a_family() -> None:
     looks = styles(["stfm default", "stfm small", "stfm default@fp32", "sift", "xfeat", "stfm other@fp32"])
+    assert styles(["stfm default", "stfm default, two looks"])["stfm default, two looks"].name == "two looks"
     assert [one.name for one in looks.values()] == [
         "stfm default", "stfm small", "@fp32", "sift", "xfeat", "stfm other@fp32",
     ]  # fmt: skip
@@ -455,7 +456,8 @@ def test_peers_that_are_not_there_are_left_out(tmp_path: Path) -> None:
 
 
 def test_models_with_their_precision() -> None:
-    (one_look, matcher), (two_looks, _), (searched, _) = models("small@fp32", {"matcher.threads": 1, "matcher.runtime": "onnxruntime"})
+    settings = {"matcher.threads": 1, "matcher.runtime": "onnxruntime"}
+    (one_look, matcher), (two_looks, _), (searched, _) = models("small@fp32", settings)
     assert [one.name for one in (one_look, two_looks, searched)] == [
         "stfm small@fp32", "stfm small@fp32, two looks", "stfm small@fp32, search",
     ]  # fmt: skip
