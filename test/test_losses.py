@@ -11,6 +11,7 @@ from stfm_training.losses.coarse import FocalCoarseLoss
 from stfm_training.losses.dual_softmax import dual_log_sum_exp
 from stfm_training.losses.fine import FineLoss
 from stfm_training.losses.query_divergence import MutualQueryDivergence, PublicQueryDivergence
+from stfm_training.losses.subpixel import SubpixelLoss
 
 
 def test_dual_log_sum_exp_has_the_gradient_of_torch():
@@ -53,6 +54,25 @@ def test_fine_loss_does_not_reward_a_large_variance():
     value.backward()
     assert variance.grad is None
     assert expectation.grad.abs().sum() > 0
+
+
+def test_subpixel_loss_is_least_at_the_median_and_the_mean_distance_from_it():
+    target = torch.tensor([[-1.0, 0.0], [0.0, 0.0], [2.0, 0.0]])
+    weight = torch.ones(3)
+    offset, log_b = torch.zeros(2, requires_grad=True), torch.zeros((), requires_grad=True)
+    optimiser = torch.optim.Adam([offset, log_b], 0.05)
+    for _ in range(400):
+        optimiser.zero_grad()
+        SubpixelLoss()(offset.expand(3, 2), log_b.expand(3), target, weight).backward()
+        optimiser.step()
+    assert offset.tolist() == pytest.approx([0.0, 0.0], abs=0.05)
+    assert float(log_b.detach().exp()) == pytest.approx(0.5, abs=0.05)  # (1 + 0 + 2 + 0 + 0 + 0) / 6
+
+
+def test_subpixel_loss_ignores_what_is_out_of_reach_and_imprecise_truth():
+    offset, log_b = torch.zeros(3, 2), torch.zeros(3)
+    target = torch.tensor([[0.5, 0.5], [3.0, 0.0], [1.0, 1.0]])
+    assert float(SubpixelLoss()(offset, log_b, target, torch.tensor([1.0, 1.0, 0.0]))) == pytest.approx(1.0)
 
 
 def similarities(seed: int, scale: float = 6.0, n0: int = 12, n1: int = 9) -> torch.Tensor:

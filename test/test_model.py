@@ -1,5 +1,6 @@
 """The network: sizes, fused = unfused, symmetry, static outputs, and that it learns."""
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stfm_ros import runtimes
 from stfm_ros.bags import IMAGE_TYPES, BagReader
@@ -15,7 +18,7 @@ from stfm_ros.images import decode_image
 from stfm_ros.model import coarse
 from stfm_ros.model.backbone import RepConv
 from stfm_ros.model.coarse import inner_cells, select_matches
-from stfm_ros.model.fine import FineStage
+from stfm_ros.model.fine import FineStage, crop, crop_between
 from stfm_ros.model.fuse import fuse
 from stfm_ros.model.network import StfmNet
 from stfm_ros.model.position import rotary_tables, rotate, sine_encoding
@@ -37,6 +40,8 @@ def random_network(name: str = "small", in_channels: int = 3) -> StfmNet:
             torch.nn.init.normal_(module.bias, 0, 0.1)
     for layer in network.transformer.layers:
         torch.nn.init.normal_(layer.mlp[2].weight, 0, 0.05)
+    if network.fine.subpixel is not None:
+        torch.nn.init.normal_(network.fine.subpixel.mlp[-1].weight, 0, 0.05)
     return network.eval()
 
 
@@ -161,23 +166,47 @@ def test_windows_are_centred_on_the_cell():
     assert window[0, 0].tolist() == [17.0, 9.0]
 
 
-def test_a_shift_moves_the_window_and_keeps_the_coarse_feature():
-    stage = FineStage(preset("small"))
-    fine, coarse = torch.randn(1, 24, 32, 32), torch.randn(1, 48, 96)
-    coarse[0, 27] = coarse[0, 19]  # the cell below
-    b_ids, ids = torch.zeros(2, dtype=torch.int64), torch.tensor([19, 27])
-    plain = stage.windows(fine, coarse, b_ids, ids, 8)
-    shifted = stage.windows(fine, coarse, b_ids, ids, 8, torch.tensor([[0.0, 4.0], [0.0, -4.0]]))
-    torch.testing.assert_close(shifted, plain.flip(0))
+def ramps(height: int = 24, width: int = 32) -> torch.Tensor:
+    """A map (1, height, width, 2) whose tokens are their own places, x and y."""
+    y, x = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
+    return torch.stack([x, y], 2)[None]
 
 
-@pytest.mark.parametrize(("looks", "bound_px"), [(1, 1.0), (2, 0.25)])
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(4, 27), st.integers(4, 19))
+def test_a_window_between_the_steps_is_the_maps_own_values_there(seed, x, y):
+    shift = torch.from_numpy(np.random.default_rng(seed).uniform(-1, 1, (1, 2)).astype(np.float32))
+    window = crop_between(ramps(), torch.tensor([0]), torch.tensor([[x, y]]), shift, 3)
+    dy, dx = torch.meshgrid(torch.arange(-1.0, 2), torch.arange(-1.0, 2), indexing="ij")
+    expected = torch.stack([dx.flatten(), dy.flatten()], 1) + torch.tensor([x, y]) + shift
+    torch.testing.assert_close(window[0], expected, atol=1e-4, rtol=0)
+
+
+def test_beyond_the_border_a_window_repeats_what_is_inside():
+    whole, inside = crop(ramps(), torch.tensor([0]), torch.tensor([[0, 23]]), 3)
+    assert whole[0, :, 0].tolist() == [0, 0, 1] * 3 and whole[0, :, 1].tolist() == [22] * 3 + [23] * 6
+    assert inside[0].tolist() == [False, True, True, False, True, True, False, False, False]
+    corner = torch.tensor([[-0.5, 0.25]])
+    between = crop_between(ramps(), torch.tensor([0]), torch.tensor([[0, 23]]), corner, 3)
+    assert between.min() >= 0 and between[0, :, 1].max() <= 23
+
+
+def test_an_untrained_head_leaves_a_match_where_the_heatmap_found_it():
+    network = StfmNet(preset("tiny")).eval()
+    plain = copy.deepcopy(network)
+    plain.config = dataclasses.replace(network.config, closer_looks=0)
+    images = torch.rand(2, 1, 3, 64, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(*images, k=20).keypoints1, plain(*images, k=20).keypoints1)
+
+
+@pytest.mark.parametrize(("looks", "bound_px"), [(0, 2.0), (2, 0.25)])
 def test_what_all_matches_of_a_moved_picture_err_alike(looks, bound_px):
     with BagReader(Path(runtimes.__file__).parents[1] / "data" / "demo.mcap") as bag:
         _, message, _ = next(iter(bag.messages([bag.find_topic(IMAGE_TYPES)])))
     image = decode_image(message)[:320, :448]
     network, _ = load_network(find_model("default").weights)
-    network.config = dataclasses.replace(network.config, fine_looks=looks)
+    network.config = dataclasses.replace(network.config, closer_looks=looks)
     worst = 0.0
     for move in ((1.5, -1.0), (2.5, 2.0), (6.2, 1.4)):
         moved = cv2.warpAffine(image, np.float32([[1, 0, move[0]], [0, 1, move[1]]]), (448, 320), flags=cv2.INTER_CUBIC)
@@ -188,7 +217,7 @@ def test_what_all_matches_of_a_moved_picture_err_alike(looks, bound_px):
         error = (rows.keypoints1 - rows.keypoints0)[0, good] - torch.tensor(move)
         assert good.sum() > 200
         worst = max(worst, float(error.median(0).values.abs().max()))
-    assert (0.25 if looks == 1 else 0.0) < worst < bound_px  # a second look is what makes it small
+    assert (0.25 if looks == 0 else 0.0) < worst < bound_px  # looking closer is what makes it small
 
 
 def test_expectation_and_variance_of_a_peaked_heatmap():

@@ -9,9 +9,11 @@ import torch
 from stfm_ros.errors import ConfigError
 from stfm_ros.model.network import StfmNet
 from stfm_ros.model.presets import preset
+from stfm_ros.model.subpixel import REACH
 from stfm_training.batches import Batch, Batches
 from stfm_training.config import LossConfig, OptimiserConfig, checked, read_config
-from stfm_training.objective import Objective, network_input
+from stfm_training.module import TrainingModule
+from stfm_training.objective import NEAR, Objective, network_input
 from stfm_training.optimiser import make_optimiser, update_average
 from stfm_training.run import with_depth
 from stfm_training.sources.homographies import Homographies
@@ -145,10 +147,13 @@ def test_a_student_step_leaves_the_teacher_as_it_is(scenes):
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-def test_a_student_learns_from_teacher_and_truth_by_four_terms(scenes):
+def test_a_student_learns_from_teacher_and_truth_by_five_terms(scenes):
     objective = Objective(network().train(), DISTIL, network(1, channels=4), bf16=False)
     losses, _ = objective(scenes)
-    assert list(losses) == ["loss_c", "loss_f", "loss_mqd", "loss_att"]
+    assert list(losses) == ["loss_c", "loss_f", "loss_s", "loss_mqd", "loss_att"]
+    last = objective.network.fine.subpixel.mlp[-1]
+    (gradient,) = torch.autograd.grad(losses.pop("loss_s"), [last.weight], retain_graph=True)
+    assert gradient.abs().sum() > 0  # it begins at zero, so that nothing behind it has a gradient yet
     for term in losses.values():
         (kernel,) = torch.autograd.grad(term, [objective.network.backbone.stage2[0].conv3], retain_graph=True)
         assert kernel.isfinite().all() and kernel.abs().sum() > 0
@@ -159,8 +164,8 @@ def test_a_student_learns_from_teacher_and_truth_by_four_terms(scenes):
 
 
 @pytest.mark.parametrize(("divergence", "attentive", "names"), [
-    (0.0, 0.0, ["loss_c", "loss_f"]), (0.3, 0.0, ["loss_c", "loss_f", "loss_mqd"]),
-    (0.0, 0.3, ["loss_c", "loss_f", "loss_att"]),
+    (0.0, 0.0, ["loss_c", "loss_f", "loss_s"]), (0.3, 0.0, ["loss_c", "loss_f", "loss_s", "loss_mqd"]),
+    (0.0, 0.3, ["loss_c", "loss_f", "loss_s", "loss_att"]),
 ])  # fmt: skip
 def test_a_loss_without_a_weight_is_left_out(scenes, divergence, attentive, names):
     config = LossConfig(divergence=divergence, attentive=attentive, fine_matches=64)
@@ -198,6 +203,34 @@ def test_the_teacher_refines_at_the_students_own_matches(scenes):
     assert near.any()
     assert torch.equal(windows.j_ids[near], best[near])
     assert (windows.target.abs() <= 3 + 1e-4).all()  # the window's radius
+
+
+def test_a_closer_look_begins_at_the_heatmap_and_near_the_truth(scenes):
+    objective = Objective(network().train(), PLAIN, bf16=False)
+    own = objective.match(objective.network, scenes)
+    windows = objective.windows(scenes, own.similarity)
+    elsewhere = torch.full_like(windows.target, 100.0)
+    shift, by_heatmap = objective.shift(scenes, windows, elsewhere)
+    off = (shift - windows.target).abs().amax(1)
+    near = off <= NEAR + 1e-5
+    assert torch.equal(by_heatmap, (shift == 100).all(1))
+    assert (by_heatmap | (off <= REACH - 1 + 1e-5)).all()
+    for share in (by_heatmap, near & ~by_heatmap, ~near & ~by_heatmap):
+        assert 0.15 < share.float().mean() < 0.55
+
+
+def test_the_fine_stage_can_be_trained_alone(photographs):
+    config = checked({"mix": [{"source": "homographies", "path": str(photographs)}], "model.preset": "tiny",
+                      "model.train": "fine", "loss.fine_matches": 32})  # fmt: skip
+    module = TrainingModule(config, network(), None, [], [])
+    before = copy.deepcopy(module.network.state_dict())
+    batch = Batches([(Homographies(photographs), 1.0)], 64, 96, pairs=2, seed=1, ramp_steps=10)[0]
+    train(module.objective, [batch], 3)
+    after = module.network.state_dict()
+    moved = {".".join(name.split(".")[:2]) for name in after if not torch.equal(after[name], before[name])}
+    assert {"backbone.merge2", "backbone.top_down2", "fine.layers", "fine.subpixel"} <= moved
+    assert not {"backbone.stage2", "backbone.stage8", "backbone.lateral8", "head.project"} & moved
+    assert not any(name.startswith(("transformer", "head")) for name in moved)
 
 
 @pytest.mark.slow

@@ -28,6 +28,11 @@ class ModelConfig:
 
     preset: str = option("medium", "Size of the network.", choices=tuple(PRESETS))
     start: str = option("", "Weights to begin from: a .safetensors file or a shipped name; empty begins anew.")
+    train: str = option(
+        "all",
+        "What is trained: all of it, or only what feeds the fine stage, so that the coarse stage stays as it began.",
+        choices=("all", "fine"),
+    )
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class LossConfig:
 
     coarse: float = option(1.0, "l0, of the coarse cross-entropy L_c.", minimum=0.0, maximum=1e3)
     fine: float = option(1.0, "l1, of the fine loss L_f.", minimum=0.0, maximum=1e3)
+    subpixel: float = option(1.0, "Of the loss of the last look L_s.", minimum=0.0, maximum=1e3)
     divergence: float = option(0.25, "l2, of the mutual query divergence L_MQD.", minimum=0.0, maximum=1e3)
     attentive: float = option(1.0, "l3, of the attentive loss L_att.", minimum=0.0, maximum=1e3)
     temperature: float = option(2.0, "T of L_MQD.", minimum=0.1, maximum=100.0)

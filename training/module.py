@@ -47,6 +47,7 @@ class TrainingModule(L.LightningModule):
         self.validation = Objective(average, config.loss, None, bf16)
         self.figures: dict[str, float] = {}
         self.stored: dict[str, Any] = {}
+        self.train()
 
     @property
     def network(self) -> StfmNet:
@@ -57,6 +58,14 @@ class TrainingModule(L.LightningModule):
     def average(self) -> StfmNet:
         """Its moving average."""
         return self.validation.network
+
+    def train(self, mode: bool = True) -> TrainingModule:
+        """What is not trained keeps its statistics."""
+        super().train(mode)
+        if self.config.model.train == "fine":
+            for part in coarse_parts(self.network):
+                part.requires_grad_(False).eval()
+        return self
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Loss of this process's part of a batch."""
@@ -135,6 +144,12 @@ class TrainingModule(L.LightningModule):
             batches, batch_size=None, sampler=sampler, num_workers=workers, multiprocessing_context=context,
             prefetch_factor=6 if workers else None, pin_memory=torch.cuda.is_available(), worker_init_fn=one_thread,
         )  # fmt: skip
+
+
+def coarse_parts(network: StfmNet) -> tuple[nn.Module, ...]:
+    """All that a coarse match depends on; what is left feeds the fine stage alone."""
+    trunk = network.backbone
+    return trunk.stem, trunk.stage2, trunk.stage4, trunk.stage8, trunk.lateral8, network.transformer, network.head
 
 
 def one_thread(_worker: int) -> None:

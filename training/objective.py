@@ -13,16 +13,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stfm_ros.model.network import StfmNet, grid_points
+from stfm_ros.model.fine import cell_centre
+from stfm_ros.model.network import CELL, STEP, StfmNet, grid_points
+from stfm_ros.model.subpixel import REACH
 from stfm_training.batches import Batch
 from stfm_training.config import LossConfig
 from stfm_training.losses.attentive import AttentiveLoss, PublicAttentiveLoss
 from stfm_training.losses.coarse import FocalCoarseLoss
 from stfm_training.losses.fine import FineLoss
 from stfm_training.losses.query_divergence import MutualQueryDivergence, PublicQueryDivergence
+from stfm_training.losses.subpixel import SubpixelLoss
 
-CELL, STEP = 8, 2  #: pixels of a coarse cell, and of a step of the fine map
 DEPTH_SCALE_M = 10.0  #: of the teacher's fourth channel
+
+
+NEAR = 0.3  #: steps from the truth that a closer look begins at after another
 
 
 class Coarse(NamedTuple):
@@ -58,7 +63,7 @@ class Frozen(nn.Module):
 
 
 class Objective(nn.Module):
-    """L = l0 L_c + l1 L_f, with a teacher + l2 L_MQD + l3 L_att."""
+    """L = l0 L_c + l1 L_f + L_s, with a teacher + l2 L_MQD + l3 L_att."""
 
     def __init__(self, network: StfmNet, config: LossConfig, teacher: StfmNet | None = None, bf16: bool = True) -> None:
         super().__init__()
@@ -67,6 +72,7 @@ class Objective(nn.Module):
         self.bf16 = bf16
         self.coarse = FocalCoarseLoss(config.gamma, config.negatives)
         self.fine = FineLoss(network.config.window)
+        self.subpixel = SubpixelLoss()
         distils = teacher is not None and (config.divergence > 0 or config.attentive > 0)
         self.teacher = Frozen(teacher) if teacher is not None and distils else None
         self.divergence: nn.Module
@@ -89,9 +95,16 @@ class Objective(nn.Module):
             * self.coarse(own.similarity, batch.cells, batch.unmatched0, batch.unmatched1),
             "loss_f": config.fine * self.fine(expectation, variance, log_heatmap, windows.target, windows.weight),
         }  # fmt: skip
+        found, shown = expectation, windows.weight
+        if self.network.config.closer_looks:
+            shift, by_heatmap = self.shift(batch, windows, expectation)
+            left, log_b = self.look_closer(own, windows, shift, batch)
+            losses["loss_s"] = config.subpixel * self.subpixel(left, log_b, windows.target - shift, windows.weight)
+            found, shown = shift + left, shown * by_heatmap  # what began near the truth tells nothing
         if self.teacher is not None:
             losses |= self.distil(batch, own, windows, expectation)
-        return losses, figures(batch, own.similarity, windows, expectation, self.network.config.window)
+        windows = windows._replace(weight=shown)
+        return losses, figures(batch, own.similarity, windows, found, self.network.config.window)
 
     def distil(self, batch: Batch, own: Coarse, windows: Windows, expectation: Tensor) -> dict[str, Tensor]:
         """The teacher's terms: it sees depth too, and refines at the same coarse matches as the student."""
@@ -128,6 +141,26 @@ class Objective(nn.Module):
                 coarse.feat_c0, coarse.fine0, coarse.feat_c1, coarse.fine1, windows.b_ids, windows.i_ids, windows.j_ids,
                 width, width,
             )  # fmt: skip
+
+    def look_closer(self, coarse: Coarse, windows: Windows, shift: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The last look of the student: what is left of the offset (m, 2), and log_b (m,), in steps of 2 px."""
+        width = batch.image0.shape[3] // CELL
+        with self.autocast(batch.image0):
+            centres = cell_centre(windows.i_ids, width), cell_centre(windows.j_ids, width)
+            left, log_b = self.network.fine.look_closer(coarse.fine0, coarse.fine1, windows.b_ids, *centres, shift)
+        return left.float(), log_b.float()
+
+    @torch.no_grad()
+    def shift(self, batch: Batch, windows: Windows, expectation: Tensor) -> tuple[Tensor, Tensor]:
+        """Where to look closer, (m, 2) in steps from the cell, and (m,) whether the heatmap found the match there.
+
+        By thirds it is where the heatmap says, near the truth, and very near it, as after another closer look.
+        """
+        chance = batch.chance[windows.b_ids, windows.i_ids]
+        kind = 3 * (2 * chance[:, 2] % 1)  # the same number decided whose cell is looked at
+        reach = torch.where(kind < 2, REACH - 1, NEAR)[:, None]
+        disturbed = windows.target + (2 * chance[:, :2] - 1) * reach
+        return torch.where(kind[:, None] < 1, expectation, disturbed), kind < 1
 
     def autocast(self, like: Tensor) -> torch.autocast:
         """bfloat16 for convolutions and attention, where the run asks for it."""

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from stfm_ros.errors import ImageError
 from stfm_ros.model.backbone import Backbone
 from stfm_ros.model.coarse import MatchHead, inner_cells, select_matches
-from stfm_ros.model.fine import FineStage
+from stfm_ros.model.fine import FineStage, cell_centre
 from stfm_ros.model.position import sine_encoding
 from stfm_ros.model.presets import ModelConfig
 from stfm_ros.model.transformer import CoarseTransformer
+
+CELL, STEP = 8, 2  #: pixels of a coarse cell, and of a step of the fine map
 
 #: of R, G and B in [0, 1]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -84,15 +86,15 @@ class StfmNet(nn.Module):
         b_ids = torch.arange(batch, device=conf.device).repeat_interleave(k)
         i_cells, j_cells = i_ids.flatten(), j_ids.flatten()
         window0 = self.fine.windows(fine0, feat_c0, b_ids, i_cells, width)
-        shift = torch.zeros(batch * k, 2, device=conf.device)
-        for _ in range(self.config.fine_looks):
-            window1 = self.fine.windows(fine1, feat_c1, b_ids, j_cells, width1, shift)
-            _, _, log_heatmap = self.fine(window0, window1)
-            peak, variance = self.fine.locate(log_heatmap)
-            found = shift + peak
-            shift = found.round()
-        offset = 2 * found.view(batch, k, 2)
-        sigma = 2 * (variance.sum(1) / 2).sqrt().view(batch, k)
+        window1 = self.fine.windows(fine1, feat_c1, b_ids, j_cells, width1)
+        found, variance, _ = self.fine(window0, window1)
+        error = (variance.sum(1) / 2).sqrt()
+        centres = cell_centre(i_cells, width), cell_centre(j_cells, width1)
+        for _ in range(self.config.closer_looks):
+            left, log_b = self.fine.look_closer(fine0, fine1, b_ids, *centres, found)
+            found, error = found + left, log_b.exp()
+        offset = STEP * found.view(batch, k, 2)
+        sigma = STEP * error.view(batch, k)
         return PairRows(grid_points(i_ids, width), grid_points(j_ids, width1) + offset, conf, sigma)
 
     def refine(
@@ -141,7 +143,7 @@ def plane_mean(x: Tensor) -> Tensor:
 def grid_points(ids: Tensor, width: int) -> Tensor:
     """Coarse cells (...) -> their grid points (..., 2) in pixels."""
     y = torch.div(ids, width, rounding_mode="floor")
-    return torch.stack([ids % width, y], dim=-1).float() * 8
+    return torch.stack([ids % width, y], dim=-1).float() * CELL
 
 
 #: depth in tens of metres that a network sees as 0, and what a factor of e beside it makes

@@ -32,12 +32,8 @@ class ModelConfig:
             windows the image cuts.
         d_fine, window, fine_layers, fine_heads: the fine stage on windows of the 1/2 map.
         window_padding: what a window finds outside the map: its ``edge``, or ``zeros`` (as published).
-        fine_reach: how near to the peak of a window's heatmap counts for its position: standard deviation of the
-            weights, in steps; 0 takes the whole window (as published), and then what lies far from the peak draws every
-            position towards the centre.
-        fine_gain: on the offset from the centre, against what is left of that (docs/training.md).
-        fine_looks: how often a match is looked at: each time but the first in a window round where it was found, for an
-            offset that is small is read best. 1 as published.
+        closer_looks: how often a match is looked at once more where it was found last
+            (:mod:`stfm_ros.model.subpixel`); 0 takes the mean of the heatmap for the match, as published.
     """
 
     preset: str
@@ -59,9 +55,7 @@ class ModelConfig:
     fine_layers: int = 1
     fine_heads: int = 2
     window_padding: str = "edge"
-    fine_reach: float = 1.5
-    fine_gain: float = 1.3
-    fine_looks: int = 2
+    closer_looks: int = 2
 
     @property
     def stride(self) -> int:
@@ -87,9 +81,7 @@ PAPER = ModelConfig(
     window=5,
     fine_heads=8,
     window_padding="zeros",
-    fine_reach=0.0,
-    fine_gain=1.0,
-    fine_looks=1,
+    closer_looks=0,
 )
 
 PRESETS: dict[str, ModelConfig] = {
