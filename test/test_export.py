@@ -135,7 +135,7 @@ def test_types_do_not_go_to_and_fro(exported: Path, graph: str) -> None:
     nodes = onnx.load(find_model(str(exported)).graph(graph, "fp16")).graph.node
     casts = [node for node in nodes if node.op_type == "Cast"]
     made = {name: node for node in casts for name in node.output}
-    assert len(casts) <= 12
+    assert len(casts) <= {FEATURES: 12, PAIR: 20}[graph]  # a closer look reads half maps in float32
     assert not any(node.input[0] in made for node in casts), "a Cast of a Cast"
     assert len({(node.input[0], node.attribute[0].i) for node in casts}) == len(casts), "a value cast twice"
 
