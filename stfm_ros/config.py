@@ -98,8 +98,8 @@ class MatcherConfig:
     max_matches: int = option(2048, "At most this many matches, best first.", minimum=8, maximum=7680, live=True)
     looks: int = option(
         1,
-        "2 matches what both images show once more, enlarged: twice the time, for twice the matches and better poses of "
-        "single pairs (RGB models).",
+        "2 matches what both images show once more, enlarged: twice the time, for twice the matches and better poses "
+        "of single pairs (RGB models).",
         minimum=1,
         maximum=2,
     )

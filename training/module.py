@@ -47,7 +47,7 @@ class TrainingModule(L.LightningModule):
         self.validation = Objective(average, config.loss, None, bf16)
         self.figures: dict[str, float] = {}
         self.stored: dict[str, Any] = {}
-        self.train()
+        self._hold_still()
 
     @property
     def network(self) -> StfmNet:
@@ -62,10 +62,13 @@ class TrainingModule(L.LightningModule):
     def train(self, mode: bool = True) -> TrainingModule:
         """What is not trained keeps its statistics."""
         super().train(mode)
+        self._hold_still()
+        return self
+
+    def _hold_still(self) -> None:
         if self.config.model.train == "fine":
             for part in coarse_parts(self.network):
                 part.requires_grad_(False).eval()
-        return self
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Loss of this process's part of a batch."""

@@ -25,8 +25,6 @@ from stfm_training.losses.query_divergence import MutualQueryDivergence, PublicQ
 from stfm_training.losses.subpixel import SubpixelLoss
 
 DEPTH_SCALE_M = 10.0  #: of the teacher's fourth channel
-
-
 NEAR = 0.3  #: steps from the truth that a closer look begins at after another
 
 
