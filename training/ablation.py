@@ -39,17 +39,16 @@ from stfm_training.sources.homographies import Homographies
 from stfm_training.sources.pair import Pair, Source
 from stfm_training.sources.rendered import Rendered
 
-PLAIN = LossConfig(divergence=0.0, attentive=0.0, fine_matches=32)
-DISTILLED = LossConfig(fine_matches=32)
+#: the method's own losses: L_s, which is ours, is left out of every student and of the teacher
+DISTILLED = LossConfig(subpixel=0.0, fine_matches=32)
+PLAIN = replace(DISTILLED, divergence=0.0, attentive=0.0)
 #: name -> losses of a student
 STUDENTS: dict[str, LossConfig] = {
     "vanilla": PLAIN,
     "divergence alone": replace(DISTILLED, attentive=0.0),
     "attentive alone": replace(DISTILLED, divergence=0.0),
     "distilled": DISTILLED,
-    "public code": LossConfig(
-        coarse=0.5, fine=0.5, divergence=0.5, attentive=0.5, variant="public_code", fine_matches=32
-    ),
+    "public code": replace(DISTILLED, coarse=0.5, fine=0.5, divergence=0.5, attentive=0.5, variant="public_code"),
 }
 VALIDATION_SEED = 10**6
 
