@@ -100,7 +100,7 @@ class Run:
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = StfmNet(preset(setup.preset, channels)).eval()
         self.average.load_state_dict(network.state_dict())
-        self.objective = Objective(network, loss, teacher).train()
+        self.objective = Objective(network, loss, teacher, bf16=False).train()
         self.config = OptimiserConfig(steps=steps, lr=setup.lr)
         self.optimiser, self.schedule = make_optimiser(network, self.config)
         self.seconds: list[float] = []
@@ -121,7 +121,7 @@ class Run:
 @torch.no_grad()
 def validate(network: StfmNet, batches: Sequence[Batch]) -> dict[str, float]:
     """Mean figures on held-back batches."""
-    objective = Objective(network, PLAIN).eval()
+    objective = Objective(network, PLAIN, bf16=False).eval()
     rows = [objective(batch)[1] for batch in batches]
     return {name: float(torch.stack([row[name] for row in rows]).nanmean()) for name in rows[0]}
 
