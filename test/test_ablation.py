@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch", reason="training needs .[train]")
 
 from stfm_ros.model.weights import load_network
-from stfm_training.ablation import DISTILLED, PLAIN, Run, Setup, make_pool, stream, train
+from stfm_training.ablation import Run, Setup, make_pool, stream, train
 from stfm_training.render import photographs as read_photographs
 from stfm_training.sources.rendered import Rendered
 
@@ -33,10 +33,11 @@ def test_distilled_students_are_better_than_vanilla_ones_in_the_mean_of_three_se
     gains = []
     for seed in range(3):
         students = {
-            "vanilla": Run(setup, PLAIN, STEPS, seed),
-            "distilled": Run(setup, DISTILLED, STEPS, seed, teacher=teacher),
+            "vanilla": Run(setup, setup.plain, STEPS, seed),
+            "distilled": Run(setup, setup.distilled, STEPS, seed, teacher=teacher),
         }
-        curves = train(students, stream(pool, setup, STEPS, seed), STEPS, f"seed {seed}", held_back, every=STEPS)
+        batches = stream(pool, setup, STEPS, seed)
+        curves = train(students, batches, STEPS, f"seed {seed}", held_back, setup.plain, every=STEPS)
         accuracy = {name: curve[-1]["coarse_accuracy"] for name, curve in curves.items()}
         print(accuracy)
         gains.append(accuracy["distilled"] - accuracy["vanilla"])

@@ -4,8 +4,14 @@
     python -m stfm_training.ablation evaluate --photos PHOTOS --out ablation --bag office.mcap --bag kitchen.mcap
 
 For each seed: a teacher (RGB-D); then all students in lockstep, from the same initial weights and on the same batches,
-so that rendering and the teacher's part are paid once; then a vanilla student again with as many more steps as fit
-into the time that the distilled one took. The pairs are rendered once and drawn anew with other photometric changes.
+so that rendering is paid once; then a vanilla student again with as many more steps as fit into the time that the
+distilled one took. The pairs are rendered once and drawn anew with other photometric changes. A seed that is there
+already is not trained again.
+
+A student of a size that is shipped, from a teacher that is there already:
+
+    python -m stfm_training.ablation train --photos PHOTOS --out small --preset small --height 192 --width 256 \\
+        --pairs 4 --pool 2000 --fine-matches 64 --subpixel 1 --students vanilla,distilled --teacher teacher.safetensors
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import cv2
@@ -39,18 +45,9 @@ from stfm_training.sources.homographies import Homographies
 from stfm_training.sources.pair import Pair, Source
 from stfm_training.sources.rendered import Rendered
 
-#: the method's own losses: L_s, which is ours, is left out of every student and of the teacher
-DISTILLED = LossConfig(subpixel=0.0, fine_matches=32)
-PLAIN = replace(DISTILLED, divergence=0.0, attentive=0.0)
-#: name -> losses of a student
-STUDENTS: dict[str, LossConfig] = {
-    "vanilla": PLAIN,
-    "divergence alone": replace(DISTILLED, attentive=0.0),
-    "attentive alone": replace(DISTILLED, divergence=0.0),
-    "distilled": DISTILLED,
-    "public code": replace(DISTILLED, coarse=0.5, fine=0.5, divergence=0.5, attentive=0.5, variant="public_code"),
-}
 VALIDATION_SEED = 10**6
+#: in the folder of a seed: what is written last
+DONE = "training.json"
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,30 @@ class Setup:
     lr: float = 2e-3
     hardest: float = 0.6  #: difficulty of the last pairs, and of those that are measured on
     ramp: float = 0.5  #: share of the steps over which the difficulty rises
+    fine_matches: int = 32  #: fine windows of a pair
+    subpixel: float = 0.0  #: of L_s, which is ours and not the method's: left out of all networks alike
+
+    @property
+    def plain(self) -> LossConfig:
+        """The losses of a teacher and of a vanilla student."""
+        return LossConfig(subpixel=self.subpixel, fine_matches=self.fine_matches, divergence=0.0, attentive=0.0)
+
+    @property
+    def distilled(self) -> LossConfig:
+        """The losses of a student."""
+        return LossConfig(subpixel=self.subpixel, fine_matches=self.fine_matches)
+
+
+def students(setup: Setup) -> dict[str, LossConfig]:
+    """The losses of each student by name."""
+    distilled = setup.distilled
+    return {
+        "vanilla": setup.plain,
+        "divergence alone": replace(distilled, attentive=0.0),
+        "attentive alone": replace(distilled, divergence=0.0),
+        "distilled": distilled,
+        "public code": replace(distilled, coarse=0.5, fine=0.5, divergence=0.5, attentive=0.5, variant="public_code"),
+    }
 
 
 class Pool:
@@ -119,9 +140,9 @@ class Run:
 
 
 @torch.no_grad()
-def validate(network: StfmNet, batches: Sequence[Batch]) -> dict[str, float]:
+def validate(network: StfmNet, batches: Sequence[Batch], loss: LossConfig) -> dict[str, float]:
     """Mean figures on held-back batches."""
-    objective = Objective(network, PLAIN, bf16=False).eval()
+    objective = Objective(network, loss, bf16=False).eval()
     rows = [objective(batch)[1] for batch in batches]
     return {name: float(torch.stack([row[name] for row in rows]).nanmean()) for name in rows[0]}
 
@@ -139,45 +160,59 @@ def train(
     steps: int,
     title: str,
     held_back: Sequence[Batch],
+    loss: LossConfig,
     every: int = 200,
 ) -> dict[str, list[dict[str, float]]]:
-    """Move all runs along the same batches; returns the validation curves."""
+    """Move all runs along the same batches; returns the validation curves, measured as ``loss`` has it."""
     curves: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     for step, batch in enumerate(track(batches, title, total=steps, console=Console(stderr=True)), start=1):
         for run in runs.values():
             run.step(batch)
         if step % every == 0 or step == steps:
             for name, run in runs.items():
-                curves[name].append({"step": step, **validate(run.average, held_back)})
+                curves[name].append({"step": step, **validate(run.average, held_back, loss)})
     return curves
 
 
-def train_seed(setup: Setup, pool: Pool, held_back: Sequence[Batch], seed: int, out: Path) -> None:
-    """All networks of one seed; each is written as soon as it is there."""
+def train_seed(
+    setup: Setup,
+    pool: Pool,
+    held_back: Sequence[Batch],
+    seed: int,
+    out: Path,
+    names: Sequence[str],
+    teacher: Path | None = None,
+) -> None:
+    """All networks of one seed; each is written as soon as it is there.
+
+    Args:
+        names: of :func:`students`, vanilla and distilled among them.
+        teacher: weights of one that is there already; else one is trained.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    record: dict[str, object] = {"setup": vars(setup), "seed": seed}
-    teacher = Run(setup, PLAIN, setup.teacher_steps, seed, channels=4)
-    batches = stream(pool, setup, setup.teacher_steps, seed + 1000, setup.blank)
-    curves = train({"teacher": teacher}, batches, setup.teacher_steps, f"teacher {seed}", held_back)
-    save_weights(teacher.average, out / "teacher.safetensors")
-    frozen, _ = load_network(out / "teacher.safetensors")
+    curves: dict[str, list[dict[str, float]]] = {}
+    if teacher is None:
+        run = Run(setup, setup.plain, setup.teacher_steps, seed, channels=4)
+        batches = stream(pool, setup, setup.teacher_steps, seed + 1000, setup.blank)
+        curves = train({"teacher": run}, batches, setup.teacher_steps, f"teacher {seed}", held_back, setup.plain)
+        teacher = out / "teacher.safetensors"
+        save_weights(run.average, teacher)
+    frozen, _ = load_network(teacher)
+    curves["teacher at the end"] = [validate(frozen, held_back, setup.plain)]
     steps = setup.student_steps
-    students = {
-        name: Run(setup, loss, steps, seed, teacher=None if loss is PLAIN else frozen)
-        for name, loss in STUDENTS.items()
-    }  # fmt: skip
-    curves |= train(students, stream(pool, setup, steps, seed), steps, f"students {seed}", held_back)
-    for name, run in students.items():
+    known = students(setup)
+    runs = {name: Run(setup, known[name], steps, seed, teacher=frozen) for name in names}
+    curves |= train(runs, stream(pool, setup, steps, seed), steps, f"students {seed}", held_back, setup.plain)
+    for name, run in runs.items():
         save_weights(run.average, out / f"{name}.safetensors")
-    record["step_s"] = {name: float(np.median(run.seconds)) for name, run in students.items()}
-    longer = round(steps * np.median(students["distilled"].seconds) / np.median(students["vanilla"].seconds))
-    run = Run(setup, PLAIN, longer, seed)
-    curves |= train(
-        {"vanilla, equal time": run}, stream(pool, setup, longer, seed), longer, f"longer {seed}", held_back
-    )
-    save_weights(run.average, out / "vanilla, equal time.safetensors")
-    record |= {"equal_time_steps": longer, "curves": curves}
-    (out / "training.json").write_text(json.dumps(record))
+    step_s = {name: float(np.median(run.seconds)) for name, run in runs.items()}
+    longer = round(steps * step_s["distilled"] / step_s["vanilla"])
+    run = Run(setup, setup.plain, longer, seed)
+    title = "vanilla, equal time"
+    curves |= train({title: run}, stream(pool, setup, longer, seed), longer, f"longer {seed}", held_back, setup.plain)
+    save_weights(run.average, out / f"{title}.safetensors")
+    record = {"setup": asdict(setup), "seed": seed, "step_s": step_s, "equal_time_steps": longer, "curves": curves}
+    (out / DONE).write_text(json.dumps(record))
 
 
 def evaluate(
@@ -207,9 +242,7 @@ def table(found: Mapping[str, list[dict[str, float]]]) -> str:
 
 def train_main(options: argparse.Namespace) -> None:
     """``train``: networks of every seed."""
-    setup = replace(
-        Setup(), teacher_steps=options.teacher_steps, student_steps=options.student_steps, pool=options.pool
-    )  # fmt: skip
+    setup = Setup(**{field.name: getattr(options, field.name) for field in fields(Setup)})
     photos = photographs(options.photos)
     training = [photo for i, photo in enumerate(photos) if i % Homographies.HOLD_OUT]
     pool = make_pool(Rendered(training, plain=True), setup)
@@ -217,16 +250,23 @@ def train_main(options: argparse.Namespace) -> None:
     unseen = make_pool(held_out, replace(setup, pool=128), VALIDATION_SEED)
     held_back = list(stream(unseen, setup, 16, VALIDATION_SEED))
     for seed in map(int, options.seeds.split(",")):
-        train_seed(setup, pool, held_back, seed, options.out / f"seed{seed}")
+        out = options.out / f"seed{seed}"
+        if not (out / DONE).exists():
+            train_seed(setup, pool, held_back, seed, out, options.students.split(","), options.teacher)
 
 
 def evaluate_main(options: argparse.Namespace) -> None:
     """``evaluate``: all networks on unseen scenes at the size of training, and on bags at twice that."""
-    setup = Setup()
     seeds = {
         int(folder.name.removeprefix("seed")): {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
         for folder in sorted(options.out.glob("seed*"))
     }
+    setups = {Setup(**json.loads(path.read_text())["setup"]) for path in options.out.glob(f"seed*/{DONE}")}
+    if len(setups) != 1:
+        raise SystemExit(
+            f"{options.out}/seed*/{DONE}: expected one setup for all seeds, got {len(setups)}; train first"
+        )
+    (setup,) = setups
     photos = photographs(options.photos)[:: Homographies.HOLD_OUT]
     scenes = rendered_pairs(options.pairs, photos, setup.height, setup.width, difficulty=setup.hardest)
     results = {"rendered": evaluate(seeds, scenes, setup.height, setup.width)}
@@ -246,8 +286,10 @@ def main() -> None:
     setup = Setup()
     training = commands.add_parser("train", help="networks of every seed")
     training.add_argument("--seeds", default="0,1,2")
-    for name in ("teacher_steps", "student_steps", "pool"):
-        training.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(setup, name))
+    training.add_argument("--students", default=",".join(students(setup)), help="vanilla and distilled among them")
+    training.add_argument("--teacher", type=Path, help="weights of one that is there already, of any size")
+    for name, value in asdict(setup).items():
+        training.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     measuring = commands.add_parser("evaluate", help="pose and precision of all of them")
     measuring.add_argument("--bag", type=Path, action="append", default=[], help="with depth and poses")
     measuring.add_argument("--pairs", type=int, default=100)

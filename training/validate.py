@@ -2,7 +2,7 @@
 
 Photographs that were held back, seen through homographies and on the surfaces of rendered scenes, at the
 model's own size. It says what the confidence threshold costs and gains, and fits ``sigma_scale``: the
-factor that makes 68 % of the errors of right matches smaller than sigma, per axis.
+factor that makes 68 % of the errors of right matches smaller than sigma, per axis, and how many are within 1.96 of it.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class TruthScore:
         right: share of them within RIGHT_PX.
         found: share of the grid points with a partner that were matched right.
         median_px: error of the right ones; None where there are none.
+        half_px, one_px: share of the right ones within 0.5 and 1 px; None where there are none.
     """
 
     source: str
@@ -53,6 +54,8 @@ class TruthScore:
     right: float
     found: float
     median_px: float | None
+    half_px: float | None
+    one_px: float | None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Known:
         kept = self.rows[self.rows[:, 0] >= threshold]
         error = np.hypot(kept[:, 2], kept[:, 3])
         right = error < RIGHT_PX
+        known = error[right]
         return TruthScore(
             self.source,
             self.pairs,
@@ -82,7 +86,9 @@ class Known:
             len(kept) / self.pairs,
             float(right.sum() / max(len(kept), 1)),
             float(right.sum() / max(self.possible, 1)),
-            float(np.median(error[right])) if right.any() else None,
+            float(np.median(known)) if len(known) else None,
+            float((known < 0.5).mean()) if len(known) else None,
+            float((known < 1.0).mean()) if len(known) else None,
         )
 
 
@@ -113,13 +119,16 @@ def measure(
     return {name: Known(kind, pairs, np.concatenate(found), possible) for name, found in rows.items()}
 
 
+def over_sigma(rows: FloatArray) -> FloatArray:
+    """(n, 2) errors of right matches along each axis, over sigma; right is here within twice RIGHT_PX."""
+    right = np.hypot(rows[:, 2], rows[:, 3]) < 2 * RIGHT_PX
+    return np.abs(rows[right, 2:]) / rows[right, 1:2]
+
+
 def sigma_factor(rows: FloatArray) -> float | None:
     """What sigma is multiplied with to cover 68 % of the errors of right matches, per axis; None if none is right."""
-    right = np.hypot(rows[:, 2], rows[:, 3]) < 2 * RIGHT_PX
-    if not right.any():
-        return None
-    ratio = np.abs(rows[right, 2:]) / rows[right, 1:2]
-    return float(np.quantile(ratio, ONE_SIGMA))
+    ratio = over_sigma(rows)
+    return float(np.quantile(ratio, ONE_SIGMA)) if len(ratio) else None
 
 
 def main() -> None:
@@ -128,23 +137,29 @@ def main() -> None:
     parser.add_argument("model", help="a shipped name or an exported folder")
     parser.add_argument("--photos", type=Path, required=True, help="the folder of photographs it was trained with")
     parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--difficulty", type=float, default=DIFFICULTY, help="0 to 1")
     parser.add_argument("--seed", type=int, default=12345)
     options = parser.parse_args()
     matcher = Matcher.from_pretrained(MatcherConfig(model=options.model, threshold=min(THRESHOLDS)))
     held_back = Homographies(options.photos, validation=True)
-    table = Table("pairs", "confidence >", "matches a pair", f"right (< {RIGHT_PX:g} px)", "found", "median px")
+    table = Table(
+        "pairs", "confidence >", "matches a pair", f"right (< {RIGHT_PX:g} px)", "found", "median px", "< 0.5", "< 1 px"
+    )
     every, figures = [], []
     for source in (held_back, Rendered(held_back.photos)):
-        known = measure({"model": matcher}, source, options.pairs, options.seed)["model"]
+        known = measure({"model": matcher}, source, options.pairs, options.seed, options.difficulty)["model"]
         every.append(known.rows)
         for score in map(known.score, THRESHOLDS):
             figures.append(asdict(score))
-            median = "-" if score.median_px is None else f"{score.median_px:.2f}"
-            texts = (f"{score.matches:.0f}", f"{score.right:.3f}", f"{score.found:.3f}", median)
+            texts = [f"{score.matches:.0f}", f"{score.right:.3f}", f"{score.found:.3f}"]
+            texts += ["-" if px is None else f"{px:.2f}" for px in (score.median_px, score.half_px, score.one_px)]
             table.add_row(score.source, f"{score.threshold:g}", *texts)
-    factor = sigma_factor(np.concatenate(every))
-    scale = None if factor is None else matcher.runtime.spec.sigma_scale * factor
-    record = {"model": matcher.model_name, "weights": matcher.weights_hash, "rows": figures, "sigma_scale": scale}
+    record: dict[str, object] = {"model": matcher.model_name, "weights": matcher.weights_hash, "rows": figures}
+    rows = np.concatenate(every)
+    if (factor := sigma_factor(rows)) is not None:
+        ratio = over_sigma(rows) / factor
+        record["sigma_scale"] = matcher.runtime.spec.sigma_scale * factor
+        record["within_1.96_sigma"] = float((ratio < 1.96).mean())
     Console(stderr=True).print(table)
     print(json.dumps(record))
 
