@@ -7,7 +7,9 @@ those between them that have none. Where the chain breaks (no pose for a while, 
 last pose, at the last median depth.
 
 Depth is worth as much as its parallax: where two rays meet under an angle of a few times the noise of a pixel, it is
-next to unknown. So a reference keeps the best depth that any image gave each point, and hands it on to the next one.
+next to unknown. So a reference keeps the best depth that any image gave each point, and hands all that it knows on to
+the next one: what was matched where it was matched, the rest where the motion puts it. For keyframes are far apart:
+they have few matches, and on what repeats wrong ones that agree with the motion.
 
 Poses are (4, 4) float64, camera (optical frame) to world; the world is the first reference camera.
 """
@@ -22,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stfm_ros.geometry import normalise_points
+from stfm_ros.geometry.points import project_points
 from stfm_ros.motion import inverse
 from stfm_ros.types import BoolArray, Camera, FloatArray, Matches, RelativePose
 
@@ -32,6 +35,8 @@ Indices = NDArray[np.int64]
 
 #: two keypoints of one image this close, in 1/640 of its width, are of the same point of the scene
 _SAME_POINT = 3.0
+#: points that a view keeps, those with the best depths: each image searches among them for its own
+_MOST_POINTS = 4096
 #: fewer points in common than this tell no scale
 _MIN_COMMON = 8
 #: what a length is worth, as a share of it: from points in common at best, from another scene's median depth, unseen
@@ -88,6 +93,20 @@ class _Points:
 
     def take(self, index: BoolArray | Indices) -> _Points:
         return _Points(self.pixels[index], self.positions[index], self.errors[index])
+
+    def without(self, index: Indices) -> _Points:
+        return self.take(np.delete(np.arange(len(self)), index))
+
+    def best_known(self, count: int) -> _Points:
+        return self if len(self) <= count else self.take(np.argpartition(self.errors, count)[:count])
+
+    def seen_by(self, camera: Camera, R: FloatArray, t: FloatArray) -> _Points:
+        """Those in front of another camera and on its image; x1 = R x0 + t. Errors along the old rays stay lengths."""
+        positions = self.positions @ R.T + t
+        pixels = project_points(positions, camera)
+        on_image = ((pixels >= 0) & (pixels <= (camera.width - 1, camera.height - 1))).all(axis=1)
+        errors = self.errors[on_image] * self.depths[on_image] / positions[on_image, 2]
+        return _Points(pixels[on_image], positions[on_image], errors)
 
     def scaled(self, length: float) -> _Points:
         return replace(self, positions=length * self.positions)
@@ -166,15 +185,11 @@ class Chain:
 
     def _turned(self, track: Track, reference: _View, camera: Camera) -> tuple[Placed, _View, _View]:
         """An image without a translation: no depth is seen anew, but what was known is carried on."""
-        matches = track.matches.take(track.pose.inliers)
-        near, found = reference.points.common(matches.keypoints0.astype(np.float64), reference.same_point_px)
-        known = reference.points.take(found)
-        pixels = matches.keypoints1[near].astype(np.float64)
-        points = _Points(pixels, known.positions @ track.pose.R.T, known.errors)
-        current = _View(camera, _moved_by(reference.pose, track.pose, 0.0), points, reference.metric, reference.share)
+        pose = _moved_by(reference.pose, track.pose, 0.0)
+        points = reference.points.seen_by(camera, track.pose.R, np.zeros(3))
         nothing = np.zeros((0, 3)), np.zeros(0, np.int64)
-        placed = Placed(current.pose, 0.0, 0.0, reference.metric, *nothing, self._median_depth)
-        return placed, reference, current
+        placed = Placed(pose, 0.0, 0.0, reference.metric, *nothing, self._median_depth)
+        return placed, reference, _View(camera, pose, points, reference.metric, reference.share)
 
     def _moved(self, track: Track, reference: _View, camera: Camera) -> tuple[Placed, _View, _View]:
         """An image with a translation, whose length is 1 until the points that are known already tell it."""
@@ -188,21 +203,20 @@ class Chain:
             reference, near, found = replace(reference, points=_NO_POINTS), near[:0], found[:0]
 
         best, renewed = seen.with_better(near, reference.points.take(found))
+        others = reference.points.without(found)
         if len(best) >= _MIN_COMMON:
             self._median_depth = float(np.median(best.depths))
-            others = np.ones(len(reference.points), np.bool_)
-            others[found] = False
             reference = replace(
                 reference,
-                points=reference.points.take(others).joined(best),
+                points=best.joined(others).best_known(_MOST_POINTS),
                 metric=metric,
                 share=float(np.sqrt(renewed * share**2 + (1 - renewed) * reference.share**2)),
             )
-        points = _Points(
-            matches.keypoints1[known].astype(np.float64), best.positions @ pose.R.T + length * pose.t, best.errors
-        )
+        t = length * pose.t
+        matched = _Points(matches.keypoints1[known].astype(np.float64), best.positions @ pose.R.T + t, best.errors)
+        points = matched.take(matched.depths > 0).joined(others.seen_by(camera, pose.R, t)).best_known(_MOST_POINTS)
         placed_at = _moved_by(reference.pose, pose, length)
-        current = _View(camera, placed_at, points.take(points.depths > 0), metric, reference.share)
+        current = _View(camera, placed_at, points, metric, reference.share)
         placed = Placed(placed_at, length, share, metric, best.positions, inliers[known], self._median_depth)
         return placed, reference, current
 
@@ -220,7 +234,7 @@ class Chain:
             again, older = seen.take(near), reference.points.take(found)
             logs = np.log(older.depths / again.depths)
             weights = 1 / np.maximum(again.errors**2 + older.errors**2, _DEPTH_FLOOR**2)
-            middle = weighted_median(logs, weights)
+            middle = weighted_shorth(logs, weights)
             count = float(weights.sum() ** 2 / np.square(weights).sum())
             spread = 1.5 * weighted_median(np.abs(logs - middle), weights) / np.sqrt(count)
             return float(np.exp(middle)), float(np.hypot(reference.share, max(spread, _COMMON_SHARE))), reference.metric
@@ -270,6 +284,22 @@ def weighted_median(values: FloatArray, weights: FloatArray) -> float:
     order = np.argsort(values)
     reached = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(reached, reached[-1] / 2)])
+
+
+def weighted_shorth(values: FloatArray, weights: FloatArray) -> float:
+    """The weighted median of the shortest interval that holds half of the weight.
+
+    A median is drawn towards strays that lie on one side of the others; this is not, as long as they are the smaller
+    half (Rousseeuw and Leroy, "A robust scale estimator based on the shortest half", 1988).
+    """
+    order = np.argsort(values)
+    values, weights = values[order], weights[order]
+    reached = np.concatenate([[0.0], np.cumsum(weights)])
+    starts = np.flatnonzero(reached[:-1] <= reached[-1] / 2)
+    ends = np.searchsorted(reached, reached[starts] + reached[-1] / 2).clip(1, len(values))
+    shortest = np.argmin(values[ends - 1] - values[starts])
+    half = slice(starts[shortest], ends[shortest])
+    return weighted_median(values[half], weights[half])
 
 
 def homogeneous(points: FloatArray) -> FloatArray:

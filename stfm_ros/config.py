@@ -167,6 +167,13 @@ class TrackerConfig:
         maximum=3840,
         live=True,
     )
+    keyframe_share: float = option(
+        0.3,
+        "So has one with less than this share of the most inliers that any image had with the keyframe.",
+        minimum=0.0,
+        maximum=0.9,
+        live=True,
+    )
     keyframe_parallax_deg: float = option(
         8.0, "A new keyframe is taken above this median parallax.", unit="deg", minimum=0.1, maximum=90.0, live=True
     )

@@ -107,6 +107,7 @@ class Tracker:
         self._last_good: _Frame | None = None  # the newest image with a pose
         self._before_lost: _Frame | None = None  # while nothing is joined to a new reference
         self._why_none = reason
+        self._strongest = 0  # the most inliers that any image had with the reference
         self._last_stamp_ns: int | None = None
         self._failures = 0
         self._renewal_asked = False
@@ -146,6 +147,7 @@ class Tracker:
 
         reference = self._reference
         matches, pose = self._match(reference, frame, clock)
+        self._strongest = max(self._strongest, _strength(pose, matches))
         other = self._last_good or self._before_lost
         moved_on = False
         if other is not None and self._is_weak(pose, matches):
@@ -154,6 +156,7 @@ class Tracker:
             if moved_on:
                 reference, matches, pose = other, again, pose_again
                 self._take_reference(other)
+                self._strongest = _strength(pose, matches)
 
         pose = self._count_failures(pose, matches)
         renew = self._wants_new_reference(pose, matches, reference, frame)
@@ -186,6 +189,7 @@ class Tracker:
 
     def _take_reference(self, frame: _Frame) -> None:
         self._reference = frame
+        self._strongest = 0
         self._last_good = None  # nearer than the reference there is none
         if self.scale is not None:
             self.scale.remember(frame.stamp_ns)
@@ -205,7 +209,8 @@ class Tracker:
 
     def _is_weak(self, pose: RelativePose, matches: Matches) -> bool:
         """Whether the image has too little in common with its reference; one that shows the same has enough."""
-        few = _strength(pose, matches) < self.config.tracker.keyframe_inliers
+        wanted = self.config.tracker
+        few = _strength(pose, matches) < max(wanted.keyframe_inliers, wanted.keyframe_share * self._strongest)
         return few and pose.status is not PoseStatus.STATIC
 
     def _pose(self, matches: Matches, reference: _Frame, frame: _Frame) -> RelativePose:

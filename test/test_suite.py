@@ -523,6 +523,39 @@ def test_the_command_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "oxford_graf" in page and "best: 1 " in page and "worst: 1 " in page
 
 
+def test_times_of_another_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    castle = tmp_path / "data" / "pairs" / "strecha" / "castle-P19"
+    (castle / "images").mkdir(parents=True)
+    lines = []
+    for i, picture in enumerate(sorted((rgbd_folder(tmp_path / "wall", 3) / "rgb").iterdir())):
+        large = cv2.resize(cv2.imread(str(picture)), (1024, 683))
+        cv2.imwrite(str(castle / "images" / f"{i:04}.jpg"), large)
+        lines.append(f"{i:04}.jpg 1024 683 960 854 512 341 {0.2 * i} 0 0 0 0 0 1")
+    (castle / "cameras.txt").write_text("\n".join(lines))
+    common = ["eval", "--suite", tmp_path / "data", "--models", "small", "--methods", "orb", "--pairs", "1", "--json"]
+    common += ["--runtime", "onnxruntime"]
+
+    def suite(*arguments: object) -> Any:
+        assert main([str(one) for one in (*common, *arguments)]) == 0
+        return json.loads(capsys.readouterr().out)["suite"]
+
+    def times(of: Any) -> list[Any]:
+        return [(one["method"], one["ms"], one["cpu_ms"]) for one in of["summary"]]
+
+    idle = suite("--threads", 1, "--out", tmp_path / "idle")
+    busy = suite("--threads", 1, "--out", tmp_path / "busy")
+    after = suite("--threads", 1, "--out", tmp_path / "busy", "--times", tmp_path / "idle" / "suite.json")
+    assert times(busy) != times(idle) == times(after)
+    assert busy["times"] is None and after["times"]["json"] == "suite.json"
+    assert after["results"] == busy["results"]
+    other = [*common, "--threads", 2, "--out", tmp_path / "other", "--times", tmp_path / "idle" / "suite.json"]
+    assert main([str(one) for one in other]) == 2
+    assert "it did not time stfm small, stfm small, two looks as here" in capsys.readouterr().err
+    (tmp_path / "no.json").write_text("{}", encoding="utf-8")
+    assert main([str(one) for one in (*common, "--times", tmp_path / "no.json")]) == 2
+    assert "expected the suite.json of a run with --suite" in capsys.readouterr().err
+
+
 def test_refusals_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["eval", "--suite", tmp_path, "--models", "small"]
     there = ["eval", "--suite", data_folder(tmp_path / "data"), "--models", "small"]

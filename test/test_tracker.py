@@ -1,4 +1,5 @@
 """The tracker with a stand-in matcher whose matches follow a known motion."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -161,7 +162,8 @@ class ShortSighted(Standin):
 
 
 def test_the_last_image_that_had_enough_in_common_becomes_the_keyframe() -> None:
-    settings: dict[str, object] = {"keyframe_inliers": 100, "keyframe_parallax_deg": 90.0, "keyframe_age_s": 100.0}
+    settings: dict[str, object] = {"keyframe_share": 0.0, "keyframe_parallax_deg": 90.0, "keyframe_age_s": 100.0}
+    settings["keyframe_inliers"] = 100
     tracks = run(tracker(ShortSighted(), **settings), list(range(0, 28, 2)))
     references = [track.reference_stamp_ns // STEP_NS for track in tracks]
     # the tenth place has 100 points in common with the first, the twelfth 40; and so on from the tenth
@@ -170,6 +172,15 @@ def test_the_last_image_that_had_enough_in_common_becomes_the_keyframe() -> None
     assert not any(track.new_keyframe for track in tracks[1:]), "no image is the keyframe before it is well joined"
     assert min(int(track.pose.inliers.sum()) for track in tracks[1:]) >= 100
     assert all(track.moved_on is False for track in run(tracker(Standin(points=60), **settings), [0, 5, 10]))
+
+
+def test_a_keyframe_goes_when_a_share_of_its_best_pair_is_left() -> None:
+    settings: dict[str, object] = {"keyframe_share": 0.5, "keyframe_parallax_deg": 90.0, "keyframe_age_s": 100.0}
+    tracks = run(tracker(ShortSighted(), keyframe_inliers=20, **settings), list(range(0, 20, 2)))
+    # of the 340 points that the next image but one shows 160 are left at the eighth place, and so on from the sixth
+    assert [track.reference_stamp_ns // STEP_NS for track in tracks] == [0] * 4 + [3] * 3 + [6] * 3
+    still = run(tracker(ShortSighted(), keyframe_inliers=20, **settings), [0, 0, 0])
+    assert not any(track.new_keyframe for track in still[1:])
 
 
 def test_a_sudden_change_is_bridged_by_the_image_before() -> None:
@@ -229,9 +240,7 @@ def test_a_calibration_that_comes_late_serves_the_reference_too() -> None:
 def test_a_calibration_of_another_size_is_refused() -> None:
     tracks = run(tracker(), [0, 5], camera=Camera(1280, 720, K))
     assert tracks[1].pose.status is PoseStatus.NO_CAMERA_INFO
-    assert tracks[1].pose.reason == (
-        "camera_info is of 1280x720, the image is 640x480: publish the one of this image"
-    )
+    assert tracks[1].pose.reason == ("camera_info is of 1280x720, the image is 640x480: publish the one of this image")
 
 
 def test_another_image_size_starts_anew() -> None:

@@ -46,7 +46,7 @@ FIXED = (
     *("image_topic", "camera_info_topic", "pose_topic", "depth_topic"),
 )
 #: and what belongs to it alone
-OF_SUITE = ("models", "method", "datasets", "out")
+OF_SUITE = ("models", "method", "datasets", "out", "times")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

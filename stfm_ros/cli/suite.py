@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stfm_ros.suite.entrants import Entrant
     from stfm_ros.suite.readers import Render, RenderedPair
     from stfm_ros.suite.runner import Opened
-    from stfm_ros.suite.summary import Overall, Result
+    from stfm_ros.suite.summary import Overall, Quartiles, Result
     from stfm_ros.types import ByteArray
 
 MODELS = "default,small"
@@ -40,6 +40,7 @@ FIELDS = {
     "suite.machine": "processor, cores, system, Python",
     "suite.versions": "of the libraries that figures depend on",
     "suite.threads": "CPU threads that the methods were given; 0 is their own choice",
+    "suite.times": "(--times) the run whose times the summary has: json, commit, machine, threads, load; else null",
     "suite.load": "mean number of running processes over the last minute, at the beginning and at the end",
     "suite.seconds": "of the whole run; rows that were kept from an earlier one took none",
     "suite.datasets": "one object for each data set that was measured: its lines of suite.yaml, and",
@@ -77,6 +78,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("suite"), metavar="FOLDER",
         help="for page, JSON and rows; a run that was stopped goes on there (default suite)",
     )  # fmt: skip
+    group.add_argument(
+        "--times", type=Path, metavar="JSON",
+        help="take the times of the summary and of the picture from another run of the same methods, such as one of "
+        "few pairs on an idle machine",
+    )  # fmt: skip
 
 
 def execute(options: argparse.Namespace, screen: Screen) -> tuple[dict[str, Any], bool]:
@@ -99,6 +105,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> tuple[dict[str, Any]
     suite = read_suite()
     datasets, left_out = _present(suite, options)
     entrants, threads, missing = _entrants(options, screen)
+    times, timed = _other_times(options.times, entrants) if options.times else ({}, None)
     left_out += missing
     opened = _open(datasets, options.suite, screen)
     for line in left_out:
@@ -110,6 +117,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> tuple[dict[str, Any]
         results += summarise(one.dataset, one.reader.measure, rows[name], model.name, suite)
         _show(screen, one, [result for result in results if result.dataset == name])
     summary = overall(results, rows, entrants, suite)
+    summary = [_timed(one, times) for one in summary]
     _show_overall(screen, summary, results)
     load.append(os.getloadavg()[0])
     record = {
@@ -121,6 +129,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> tuple[dict[str, Any]
         "machine": about_machine(),
         "versions": {name: version for name, version in versions().items() if name in ("stfm_ros", *LIBRARIES)},
         "threads": threads,
+        "times": timed,
         "load": load,
         "seconds": time.monotonic() - began,
         "datasets": [asdict(one.dataset) | {"data": one.data} for one in opened.values()],
@@ -139,6 +148,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> tuple[dict[str, Any]
         "commit": str(record["commit"]),
         "suite": f"version {suite.version}, {suite.hash}, bootstrap seed {suite.seed}, {suite.draws} draws",
         "threads": f"{threads or cores()}; load {load[0]:.1f} at the beginning, {load[1]:.1f} at the end",
+        "times of the summary": "of {json}, {commit}, {machine[cpu]}".format(**timed) if timed else "of this run",
         "libraries": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
     }
     write_report(record["page"], make_page(suite, opened, results, summary, model, left_out, facts, cost))
@@ -146,6 +156,49 @@ def execute(options: argparse.Namespace, screen: Screen) -> tuple[dict[str, Any]
     record["json"].write_text(text + "\n", encoding="utf-8")
     screen.show(f"\nwrote {record['page']}, {record['json']}")
     return record, any(_nothing(result) for result in results if result.method == model.name)
+
+
+def _other_times(
+    path: Path, entrants: Sequence[Entrant]
+) -> tuple[dict[str, tuple[Quartiles, Quartiles]], dict[str, Any]]:
+    """By method the wall and processor time of another run, and what is told of that run.
+
+    Raises:
+        UsageError: it cannot be read, or did not time all of these methods as they are here.
+    """
+    import json
+
+    from stfm_ros.cli.command import UsageError
+    from stfm_ros.suite.readers import POSE
+    from stfm_ros.suite.summary import Quartiles
+
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        known = {one["name"]: one["identity"] for one in record["methods"]}
+        times = {
+            one["method"]: (Quartiles(**one["ms"]), Quartiles(**one["cpu_ms"]))
+            for one in record["summary"]
+            if one["ms"]
+        }
+        about = {"json": path.name} | {name: record[name] for name in ("commit", "machine", "threads", "load")}
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise UsageError(f"--times {path}: expected the suite.json of a run with --suite ({fault})") from fault
+    here = {one.name: json.loads(to_json(dict(one.identity))) for one in entrants if POSE in one.measures}
+    other = sorted(name for name, identity in here.items() if name not in times or known.get(name) != identity)
+    if other:
+        raise UsageError(
+            f"--times {path}: it did not time {', '.join(other)} as here (weights, settings and code have to be the "
+            "same, and a data set with poses among its own): run it again"
+        )
+    return times, about
+
+
+def _timed(one: Overall, times: Mapping[str, tuple[Quartiles, Quartiles]]) -> Overall:
+    """With the wall and processor time that are known from elsewhere, if it has any."""
+    if one.ms is None or one.method not in times:
+        return one
+    ms, cpu_ms = times[one.method]
+    return replace(one, ms=ms, cpu_ms=cpu_ms)
 
 
 def _present(suite: Suite, options: argparse.Namespace) -> tuple[list[Dataset], list[str]]:
