@@ -48,6 +48,17 @@ def photographs(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def picture():
+    """The first frame of the demo's recording, (480, 640, 3) uint8 RGB."""
+    import stfm_ros
+    from stfm_ros.bags import IMAGE_TYPES, BagReader
+    from stfm_ros.images import decode_image
+
+    with BagReader(Path(stfm_ros.__file__).parent / "data" / "demo.mcap") as bag:
+        return decode_image(next(iter(bag.messages([bag.find_topic(IMAGE_TYPES)])))[1])
+
+
+@pytest.fixture(scope="session")
 def exported(tmp_path_factory) -> Path:
     """The shipped weights exported anew by the code as it is, fp32 and fp16, at 320x256: small, so that tests are."""
     pytest.importorskip("torch", reason="weights are exported by torch")

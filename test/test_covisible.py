@@ -1,7 +1,6 @@
 """The closer look at what two images both show, with the shipped weights."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,23 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import stfm_ros
-from stfm_ros.bags import IMAGE_TYPES, BagReader
 from stfm_ros.config import MatcherConfig
 from stfm_ros.covisible import FEWEST, LARGEST, SMALLEST, _enlarged, look_again
 from stfm_ros.errors import ConfigError
-from stfm_ros.images import decode_image
 from stfm_ros.matcher import Matcher
 from stfm_ros.types import Matches
 
 SIZE = (640, 480)
-
-
-@pytest.fixture(scope="module")
-def picture():
-    """The first frame of the demo recording."""
-    with BagReader(Path(stfm_ros.__file__).parent / "data" / "demo.mcap") as bag:
-        return decode_image(next(iter(bag.messages([bag.find_topic(IMAGE_TYPES)])))[1])
 
 
 @pytest.fixture(scope="module")

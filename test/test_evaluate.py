@@ -1,4 +1,5 @@
 """The measures against cases computed by hand, and the sampling of pairs on a scene that is known."""
+
 from __future__ import annotations
 
 import json

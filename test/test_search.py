@@ -1,24 +1,12 @@
 """Pictures turned and zoomed against each other, with the shipped weights."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 
-import stfm_ros
-from stfm_ros.bags import IMAGE_TYPES, BagReader
-from stfm_ros.images import decode_image
 from stfm_ros.matcher import Matcher
 from stfm_ros.search import View, _turned_and_shrunk
 from stfm_ros.types import Matches
-
-
-@pytest.fixture(scope="module")
-def picture():
-    """The first frame of the demo recording."""
-    with BagReader(Path(stfm_ros.__file__).parent / "data" / "demo.mcap") as bag:
-        return decode_image(next(iter(bag.messages([bag.find_topic(IMAGE_TYPES)])))[1])
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,7 @@ from stfm_training.sources.rendered import Rendered
 VALIDATION_SEED = 10**6
 #: in the folder of a seed: what is written last
 DONE = "training.json"
+EQUAL_TIME = "vanilla, equal time"
 
 
 @dataclass(frozen=True)
@@ -182,12 +183,14 @@ def train_seed(
     out: Path,
     names: Sequence[str],
     teacher: Path | None = None,
+    equal_time: bool = True,
 ) -> None:
     """All networks of one seed; each is written as soon as it is there.
 
     Args:
         names: of :func:`students`, vanilla and distilled among them.
         teacher: weights of one that is there already; else one is trained.
+        equal_time: whether a vanilla student is trained again, for as long as the distilled one took.
     """
     out.mkdir(parents=True, exist_ok=True)
     curves: dict[str, list[dict[str, float]]] = {}
@@ -207,10 +210,11 @@ def train_seed(
         save_weights(run.average, out / f"{name}.safetensors")
     step_s = {name: float(np.median(run.seconds)) for name, run in runs.items()}
     longer = round(steps * step_s["distilled"] / step_s["vanilla"])
-    run = Run(setup, setup.plain, longer, seed)
-    title = "vanilla, equal time"
-    curves |= train({title: run}, stream(pool, setup, longer, seed), longer, f"longer {seed}", held_back, setup.plain)
-    save_weights(run.average, out / f"{title}.safetensors")
+    if equal_time:
+        run = Run(setup, setup.plain, longer, seed)
+        batches = stream(pool, setup, longer, seed)
+        curves |= train({EQUAL_TIME: run}, batches, longer, f"longer {seed}", held_back, setup.plain)
+        save_weights(run.average, out / f"{EQUAL_TIME}.safetensors")
     record = {"setup": asdict(setup), "seed": seed, "step_s": step_s, "equal_time_steps": longer, "curves": curves}
     (out / DONE).write_text(json.dumps(record))
 
@@ -252,7 +256,9 @@ def train_main(options: argparse.Namespace) -> None:
     for seed in map(int, options.seeds.split(",")):
         out = options.out / f"seed{seed}"
         if not (out / DONE).exists():
-            train_seed(setup, pool, held_back, seed, out, options.students.split(","), options.teacher)
+            train_seed(
+                setup, pool, held_back, seed, out, options.students.split(","), options.teacher, options.equal_time
+            )
 
 
 def evaluate_main(options: argparse.Namespace) -> None:
@@ -288,6 +294,7 @@ def main() -> None:
     training.add_argument("--seeds", default="0,1,2")
     training.add_argument("--students", default=",".join(students(setup)), help="vanilla and distilled among them")
     training.add_argument("--teacher", type=Path, help="weights of one that is there already, of any size")
+    training.add_argument("--equal-time", action=argparse.BooleanOptionalAction, default=True, help=EQUAL_TIME)
     for name, value in asdict(setup).items():
         training.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     measuring = commands.add_parser("evaluate", help="pose and precision of all of them")
