@@ -8,8 +8,8 @@ last pose, at the last median depth.
 
 Depth is worth as much as its parallax: where two rays meet under an angle of a few times the noise of a pixel, it is
 next to unknown. So a reference keeps the best depth that any image gave each point, and hands all that it knows on to
-the next one: what was matched where it was matched, the rest where the motion puts it. For keyframes are far apart:
-they have few matches, and on what repeats wrong ones that agree with the motion.
+the next one: what was matched where it was matched, the rest where the motion puts it. For keyframes are far apart,
+and their few matches carry the scale badly.
 
 Poses are (4, 4) float64, camera (optical frame) to world; the world is the first reference camera.
 """
@@ -234,7 +234,7 @@ class Chain:
             again, older = seen.take(near), reference.points.take(found)
             logs = np.log(older.depths / again.depths)
             weights = 1 / np.maximum(again.errors**2 + older.errors**2, _DEPTH_FLOOR**2)
-            middle = weighted_shorth(logs, weights)
+            middle = weighted_median(logs, weights)
             count = float(weights.sum() ** 2 / np.square(weights).sum())
             spread = 1.5 * weighted_median(np.abs(logs - middle), weights) / np.sqrt(count)
             return float(np.exp(middle)), float(np.hypot(reference.share, max(spread, _COMMON_SHARE))), reference.metric
@@ -284,22 +284,6 @@ def weighted_median(values: FloatArray, weights: FloatArray) -> float:
     order = np.argsort(values)
     reached = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(reached, reached[-1] / 2)])
-
-
-def weighted_shorth(values: FloatArray, weights: FloatArray) -> float:
-    """The weighted median of the shortest interval that holds half of the weight.
-
-    A median is drawn towards strays that lie on one side of the others; this is not, as long as they are the smaller
-    half (Rousseeuw and Leroy, "A robust scale estimator based on the shortest half", 1988).
-    """
-    order = np.argsort(values)
-    values, weights = values[order], weights[order]
-    reached = np.concatenate([[0.0], np.cumsum(weights)])
-    starts = np.flatnonzero(reached[:-1] <= reached[-1] / 2)
-    ends = np.searchsorted(reached, reached[starts] + reached[-1] / 2).clip(1, len(values))
-    shortest = np.argmin(values[ends - 1] - values[starts])
-    half = slice(starts[shortest], ends[shortest])
-    return weighted_median(values[half], weights[half])
 
 
 def homogeneous(points: FloatArray) -> FloatArray:

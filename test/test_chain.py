@@ -7,10 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from stfm_ros.chain import Chain, weighted_shorth
+from stfm_ros.chain import Chain
 from stfm_ros.types import Camera, FloatArray, Matches, PoseStatus, RelativePose
 
 CAMERA = Camera(640, 480, np.array([[500.0, 0, 319.5], [0, 500.0, 239.5], [0, 0, 1]]))
@@ -169,29 +167,3 @@ def test_a_far_keyframe_hands_on_what_its_own_few_matches_do_not_show() -> None:
     assert far is not None and onwards is not None
     assert onwards.length == pytest.approx(length(5, 6) / length(0, 3), rel=0.01)
     assert onwards.share < 0.1, "it was told by points in common, not by the depth of the scene"
-
-
-def test_wrong_matches_that_agree_with_the_motion_do_not_spoil_the_length() -> None:
-    """A facade's windows: more than half of the points are taken for others, nearer ones on their epipolar lines."""
-    chain = Chain()
-    chain.add(track(0, 3), CAMERA)
-    wrong = track(0, 6)
-    rng = np.random.default_rng(8)
-    nearer = np.where(rng.random(len(POINTS)) < 0.55, rng.uniform(0.3, 0.9, len(POINTS)), 1.0)[:, None] * POINTS
-    pose = pose_at(6)
-    local = (nearer - pose[:3, 3]) @ pose[:3, :3]
-    pixels = (local @ CAMERA.K[:2].T / local[:, 2:]).astype(np.float32)
-    wrong.matches = Matches(wrong.matches.keypoints0, pixels, wrong.matches.confidence, wrong.matches.sigma)
-    found = chain.add(wrong, CAMERA)
-    assert found is not None
-    assert found.length == pytest.approx(length(0, 6) / length(0, 3), rel=0.02)
-
-
-@given(st.lists(st.floats(-1, 1), min_size=3, max_size=40), st.integers(0, 2**32 - 1))
-def test_the_shorth_lies_among_the_larger_half_of_the_weight(values: list[float], seed: int) -> None:
-    around = np.array(values)
-    weights = np.random.default_rng(seed).uniform(0.5, 1.5, len(around))
-    assert around.min() <= weighted_shorth(around, weights) <= around.max()
-    strays = np.full(len(around) // 3, 50.0)
-    both = np.concatenate([around, strays]), np.concatenate([weights, np.full(len(strays), 0.5)])
-    assert -1 <= weighted_shorth(*both) <= 1
