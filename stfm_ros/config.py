@@ -99,7 +99,7 @@ class MatcherConfig:
     looks: int = option(
         1,
         "2 matches what both images show once more, enlarged: twice the time, for twice the matches and better poses "
-        "of single pairs (RGB models).",
+        "(RGB models).",
         minimum=1,
         maximum=2,
     )
