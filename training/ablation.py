@@ -256,9 +256,7 @@ def train_main(options: argparse.Namespace) -> None:
     for seed in map(int, options.seeds.split(",")):
         out = options.out / f"seed{seed}"
         if not (out / DONE).exists():
-            train_seed(
-                setup, pool, held_back, seed, out, options.students.split(","), options.teacher, options.equal_time
-            )
+            train_seed(setup, pool, held_back, seed, out, options.students, options.teacher, options.equal_time)
 
 
 def evaluate_main(options: argparse.Namespace) -> None:
@@ -285,6 +283,16 @@ def evaluate_main(options: argparse.Namespace) -> None:
     (options.out / "evaluation.json").write_text(json.dumps(results))
 
 
+def student_names(text: str) -> list[str]:
+    """Those that ``--students`` lists; vanilla and distilled are what the others are told by."""
+    names, known = text.split(","), students(Setup())
+    if not {"vanilla", "distilled"} <= set(names) <= set(known):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected vanilla, distilled and perhaps more of {', '.join(known)}"
+        )
+    return names
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -292,7 +300,8 @@ def main() -> None:
     setup = Setup()
     training = commands.add_parser("train", help="networks of every seed")
     training.add_argument("--seeds", default="0,1,2")
-    training.add_argument("--students", default=",".join(students(setup)), help="vanilla and distilled among them")
+    everybody = ",".join(students(setup))
+    training.add_argument("--students", type=student_names, default=everybody, help="vanilla and distilled among them")
     training.add_argument("--teacher", type=Path, help="weights of one that is there already, of any size")
     training.add_argument("--equal-time", action=argparse.BooleanOptionalAction, default=True, help=EQUAL_TIME)
     for name, value in asdict(setup).items():
