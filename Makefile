@@ -21,7 +21,7 @@ demo: $(VENV)/.demo
 	$(BIN)/stfm demo $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check

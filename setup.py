@@ -51,7 +51,7 @@ EXTRAS = {
     "test": [
         "pytest>=7,<9",  # launch_testing's pytest plugin breaks under 9
         "pytest-timeout>=2",
-        "pytest-xdist>=3",
+        "pytest-xdist>=3.7",
         "hypothesis>=6",
         "ruff>=0.6",
         "mypy>=1.10",

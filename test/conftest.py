@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +15,14 @@ os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
 # read when torch is imported: threads that wait by spinning keep everything else from the cores, which made
 # tests ten times as slow on a machine that had other things to do
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# a shell's background jobs ignore Ctrl-C, and so would all that they start, which tests interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if find_spec("hypothesis"):
+    from hypothesis import settings
+
+    settings.register_profile("stfm", deadline=None)  # what an example takes is the machine's affair
+    settings.load_profile("stfm")
 
 # A robot has no torch and trains nothing, and `colcon test` has to pass there.
 _NEEDS_TORCH = re.compile(r"^(import|from) (torch|stfm_ros\.model|stfm_training)\b", re.M)
@@ -31,6 +40,12 @@ collect_ignore = (
 def pytest_report_header() -> str:
     """Say what is left out."""
     return f"without torch: {', '.join(collect_ignore)} left out" if collect_ignore else "with torch"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests come first: one that came last would leave the other jobs with nothing to do."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")

@@ -220,12 +220,16 @@ def test_interrupted_it_ends_with_its_processes() -> None:
         return [int(child) for path in Path(f"/proc/{process.pid}/task").glob("*/children") for child in
                 path.read_text().split()]  # fmt: skip
 
-    until = time.monotonic() + 100
-    while not (started := children()) and time.monotonic() < until:
-        time.sleep(0.05)
-    time.sleep(1.0)  # it loads the model
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    try:
+        until = time.monotonic() + 100
+        while not (started := children()) and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(1.0)  # it loads the model
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:
+        for pid in (*children(), process.pid) if process.poll() is None else ():
+            os.kill(pid, signal.SIGKILL)
     assert process.returncode in (130, -signal.SIGINT), err
     assert err.strip() == "stfm: interrupted"
     assert len(started) == 1 and not Path(f"/proc/{started[0]}").exists()

@@ -80,7 +80,7 @@ def test_few_or_turned_matches_come_back_as_they_are(matcher, picture):
     assert len(matcher.match(picture, noise)) < 20
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(60, 1500), st.integers(60, 1500))
 def test_a_part_shows_its_points_as_large_as_they_fit(seed, width, height):
     rng = np.random.default_rng(seed)

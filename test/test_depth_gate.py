@@ -62,7 +62,7 @@ FRAMES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(FRAMES)
 def test_every_image_goes_on_once_with_the_nearest_depth_or_is_given_up(frames: list[Any]) -> None:
     bench = Bench()

@@ -125,7 +125,7 @@ def test_the_misalignment_moves_depth_against_the_image() -> None:
     np.testing.assert_array_equal(np.argwhere(moved == 1).min(0), [42, 57])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.floats(-75, 75), st.sampled_from([(32, 40), (64, 48), (120, 160)]))
 def test_any_camera_gives_depth_that_is_none_or_near_the_truth(seed: int, angle: float, size: tuple[int, int]) -> None:
     exact = np.ascontiguousarray(slanted(angle)[: size[0], : size[1]])

@@ -91,7 +91,7 @@ DRAWN = DeviceRaster(SHAPES, "cpu")
 LIGHT = Light(np.array([0.6, 0, -0.8]), 0.4, 0.4, 0.3, np.array([0, 0, 1.0]), colour=np.array([1.1, 1, 0.9]))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(*[st.floats(-1.5, 1.5)] * 5, st.floats(-3, 3))
 def test_every_shape_is_the_same_from_anywhere(
     x: float, y: float, height: float, aside: float, ahead: float, roll: float

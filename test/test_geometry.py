@@ -121,7 +121,7 @@ def test_what_has_no_ray_becomes_nan() -> None:
 
 
 @given(seed=st.integers(0, 10**6), turn=st.floats(0.0, 20.0), outliers=st.sampled_from([0.0, 0.2, 0.4]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_known_motion_comes_back(seed: int, turn: float, outliers: float) -> None:
     scene = make_scene(seed, noise_px=0.2, outliers=outliers, turn_deg=turn, baseline=0.6)
     pose = estimate_relative_pose(scene.matches, PINHOLE, PINHOLE)
@@ -151,7 +151,7 @@ def test_two_different_cameras() -> None:
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_swapping_the_images_inverts_the_motion(seed: int) -> None:
     matches = make_scene(seed, noise_px=0.3, baseline=0.6).matches
     forth = estimate_relative_pose(matches, PINHOLE, PINHOLE)
@@ -370,7 +370,7 @@ def test_odd_matches_never_raise(kind: str, camera: Camera) -> None:
         max_size=40,
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_matches_give_a_sound_record(points: list[tuple[float, float, float, float]]) -> None:
     rows = np.array(points, np.float32).reshape(-1, 4)
     matches = as_matches(rows[:, :2], rows[:, 2:])

@@ -79,7 +79,7 @@ def check_sound(pose: RelativePose, n: int) -> None:
 
 @pytest.mark.parametrize("model", CAMERAS)
 @given(seed=st.integers(0, 10**6), turn=st.floats(0, 20))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_exact_points_give_the_exact_pose(model: str, seed: int, turn: float) -> None:
     scene = make_depth_scene(seed, turn=turn, camera=CAMERAS[model])
     if len(scene.matches) < 40:
@@ -92,7 +92,7 @@ def test_exact_points_give_the_exact_pose(model: str, seed: int, turn: float) ->
 
 
 @given(seed=st.integers(0, 10**6), scale=st.floats(0.05, 20))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_scaled_depth_scales_the_translation_alone(seed: int, scale: float) -> None:
     scene = make_depth_scene(seed, noise_px=0.2)
     share = DepthNoise(0.0, 0.005)  # a noise that scales along
@@ -108,7 +108,7 @@ def test_scaled_depth_scales_the_translation_alone(seed: int, scale: float) -> N
 
 
 @given(seed=st.integers(0, 10**6), outliers=st.sampled_from([0.2, 0.35, 0.5]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_half_of_the_matches_may_be_wrong(seed: int, outliers: float) -> None:
     scene = make_depth_scene(seed, noise_px=0.3, outliers=outliers)
     pose = estimate(scene)
@@ -283,7 +283,7 @@ def test_depth_of_another_size_is_refused() -> None:
     ),
     depth=st.sampled_from([0.0, 1.0, 1e-6, 1e6, float("nan"), float("inf"), -1.0]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_matches_give_a_sound_record(points: list[tuple[float, float, float, float]], depth: float) -> None:
     rows = np.array(points, np.float32).reshape(-1, 4)
     rows[:, :2] = np.fmod(np.abs(rows[:, :2]), 480, where=np.isfinite(rows[:, :2]), out=rows[:, :2])  # mostly inside

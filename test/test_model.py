@@ -172,7 +172,7 @@ def ramps(height: int = 24, width: int = 32) -> torch.Tensor:
     return torch.stack([x, y], 2)[None]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(4, 27), st.integers(4, 19))
 def test_a_window_between_the_steps_is_the_maps_own_values_there(seed, x, y):
     shift = torch.from_numpy(np.random.default_rng(seed).uniform(-1, 1, (1, 2)).astype(np.float32))

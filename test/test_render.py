@@ -76,7 +76,7 @@ def plane(two_sided: bool = False) -> Raster:
     return Raster([Face(origin, u, v, texture, np.diag([5000.0, 5000.0, 1.0]), two_sided=two_sided)])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(-0.9, 0.9), st.floats(-0.9, 0.9), st.floats(-3, 3), st.floats(0.1, 1.8))
 def test_depth_of_a_plane_is_exact_at_pixel_centres(x: float, y: float, roll: float, height: float) -> None:
     T = look_at(np.array([0, 0, 2 - height]), np.array([x, y, 2.0]), roll)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sequences import oxford_folder, rgbd_folder
 
@@ -47,7 +47,6 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(deadline=None)
 @given(SIDE, SIDE, SIDE, SIDE)
 def test_depth_lies_where_the_image_lies(rows: int, columns: int, height: int, width: int) -> None:
     """Each fitted pixel has the depth of the pixel of the original that its centre falls on."""

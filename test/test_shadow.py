@@ -98,7 +98,7 @@ def moved(matches: Matches, by: Any) -> Matches:
 
 
 @pytest.mark.parametrize("model", CAMERAS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10_000), turn=st.floats(0.0, 15.0), baseline=st.floats(0.01, 0.4))
 def test_a_perfect_student_is_told_so(model: str, seed: int, turn: float, baseline: float) -> None:
     scene = wall(seed, model, turn, baseline)
@@ -119,7 +119,7 @@ def test_each_image_has_its_own_calibration() -> None:
     assert check.right == 1.0 and check.error_px < 0.01 and check.judged > 100
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     off=st.floats(0.0, 12.0),
     angle=st.floats(0.0, 6.28),
@@ -258,7 +258,7 @@ def test_without_any_matches_there_is_nothing_in_common() -> None:
 # -- poses -------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), turn=st.floats(0.01, 30.0), longer=st.floats(-0.1, 0.5))
 def test_differences_of_poses_are_those_that_were_made(seed: int, turn: float, longer: float) -> None:
     rng, pose = np.random.default_rng(seed), wall(0).truth.pose
@@ -379,7 +379,7 @@ def test_before_a_camera_that_stands_still_matches_are_judged_too() -> None:
 # -- many checks -----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(confidence=st.lists(st.floats(0.0, 1.0, width=32), min_size=0, max_size=200), seed=st.integers(0, 99))
 def test_the_counts_of_the_confidence_add_up(confidence: list[float], seed: int) -> None:
     scene = wall(0)

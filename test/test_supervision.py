@@ -63,7 +63,7 @@ def test_a_hidden_point_is_unmatched_and_missing_depth_is_unknown():
 
 
 @given(st.floats(-1.5, 1.5), st.floats(0.8, 1.3), st.floats(-20, 20), st.floats(-20, 20))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_mutual_cells_of_a_homography_are_mutual(angle, zoom, dx, dy):
     c, s = zoom * np.cos(angle), zoom * np.sin(angle)
     H = np.array([[c, -s, dx], [s, c, dy], [0, 0, 1.0]])
@@ -110,7 +110,7 @@ turns = st.tuples(st.floats(-3.1, 3.1), st.floats(0.6, 1.6), st.floats(-12, 12),
 
 @pytest.mark.parametrize("lens", LENSES)
 @given(crop0=turns, crop1=turns, w=st.tuples(*[st.floats(-0.15, 0.15)] * 3), t=st.tuples(*[st.floats(-0.3, 0.3)] * 3))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_plane_is_warped_through_any_lens_crop_and_turn_as_the_pinhole_says(lens, crop0, crop1, w, t):
     """A wall at 2 m before camera 0, seen from any place: the truth is where rays meet the plane, not a depth image."""
     views = [

@@ -12,7 +12,7 @@ from stfm_ros.model.presets import preset
 from stfm_ros.model.subpixel import REACH
 from stfm_training.batches import Batch, Batches
 from stfm_training.config import LossConfig, OptimiserConfig, checked, read_config
-from stfm_training.module import TrainingModule
+from stfm_training.module import TrainingModule, in_bfloat16
 from stfm_training.objective import NEAR, Objective, network_input
 from stfm_training.optimiser import make_optimiser, update_average
 from stfm_training.run import with_depth
@@ -268,6 +268,20 @@ def test_the_moving_average_follows():
         update_average(average, source, 0.99, step)
     for a, b in zip(average.parameters(), source.parameters()):
         torch.testing.assert_close(a, b, atol=0.02, rtol=0.1)
+
+
+@pytest.mark.parametrize(("told", "bf16"), [
+    ("flags\t\t: fpu avx2 avx512_bf16 vaes\n", True),
+    ("flags\t\t: fpu avx2 avx512bw\n", False),
+    ("Features\t: fp asimd i8mm bf16\n", True),
+    ("Features\t: fp asimd\n", False),
+    ("Model\t\t: bf16\n", False),
+])  # fmt: skip
+def test_by_itself_a_run_takes_bfloat16_only_where_the_processor_has_it(told, bf16, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("pathlib.Path.read_text", lambda *_, **__: f"processor\t: 0\n{told}")
+    assert in_bfloat16("auto") == bf16
+    assert in_bfloat16("bf16") and not in_bfloat16("fp32")
 
 
 # -- the config ---------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def test_the_header_of_the_weights_says_what_they_are(run: Path) -> None:
 # -- the verdict -------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(0, 40), st.floats(0, 40)), min_size=1, max_size=30))
 def test_a_gain_is_the_difference_of_the_areas_and_turns_with_its_sides(errors: list[tuple[float, float]]) -> None:
     before, after = np.array(errors).T

@@ -135,7 +135,12 @@ class RunConfig:
     """Everything else of a run."""
 
     seed: int = option(0, "Of weights and data.", minimum=0, maximum=2**31)
-    precision: str = option("bf16", "Of convolutions and attention; losses are float32.", choices=("bf16", "fp32"))
+    precision: str = option(
+        "auto",
+        "Of convolutions and attention; losses are float32. auto is bf16 where the GPU, or else the CPU, multiplies "
+        "bfloat16 itself: a CPU that does not takes many times longer with it than with fp32.",
+        choices=("auto", "bf16", "fp32"),
+    )
     workers: int = option(1, "Processes that make pairs, for each training process.", minimum=0, maximum=256)
     checkpoint_every: int = option(250, "Steps between checkpoints.", minimum=1, maximum=10**7)
     validate_every: int = option(500, "Steps between validations; 0 never.", minimum=0, maximum=10**7)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, Subset
 
+from stfm_ros import machine
 from stfm_ros.errors import TrainingError
 from stfm_ros.model.network import StfmNet
 from stfm_training.batches import Batch, Batches, Steps
@@ -41,7 +42,7 @@ class TrainingModule(L.LightningModule):
         self.config = config
         self.mix = mix
         self.held_out = held_out
-        bf16 = config.run.precision == "bf16"
+        bf16 = in_bfloat16(config.run.precision)
         self.objective = Objective(network, config.loss, teacher, bf16)
         average = copy.deepcopy(network).eval().requires_grad_(False)
         self.validation = Objective(average, config.loss, None, bf16)
@@ -153,6 +154,15 @@ def coarse_parts(network: StfmNet) -> tuple[nn.Module, ...]:
     """All that a coarse match depends on; what is left feeds the fine stage alone."""
     trunk = network.backbone
     return trunk.stem, trunk.stage2, trunk.stage4, trunk.stage8, trunk.lateral8, network.transformer, network.head
+
+
+def in_bfloat16(precision: str) -> bool:
+    """Whether ``run.precision`` means bfloat16 here: auto goes by the GPU that a run would take, or else by the CPU."""
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return machine.multiplies_bfloat16()
 
 
 def one_thread(_worker: int) -> None:
