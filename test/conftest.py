@@ -15,6 +15,8 @@ os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
 # read when torch is imported: threads that wait by spinning keep everything else from the cores, which made
 # tests ten times as slow on a machine that had other things to do
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many tests at once as there are cores: threads would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # a shell's background jobs ignore Ctrl-C, and so would all that they start, which tests interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
