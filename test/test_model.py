@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ from stfm_ros.errors import ConfigError, ImageError, WeightsError
 from stfm_ros.images import decode_image
 from stfm_ros.model import coarse
 from stfm_ros.model.backbone import RepConv
-from stfm_ros.model.coarse import inner_cells, select_matches
+from stfm_ros.model.coarse import SURE, inner_cells, select_matches, turns
 from stfm_ros.model.fine import FineStage, crop, crop_between
 from stfm_ros.model.fuse import fuse
 from stfm_ros.model.network import StfmNet
@@ -119,7 +120,8 @@ def mutual_nearest(p, inner0, inner1):
 def selected(f0, f1, k, height0, height1, bound=None):
     bound = (f0 @ f1.T).amax() if bound is None else bound
     inner0, inner1 = (inner_cells(height, len(f) // height) for f, height in ((f0, height0), (f1, height1)))
-    conf, i_ids, j_ids = select_matches(f0, f1, bound, inner0, inner1, k)
+    turns0 = turns(height0, len(f0) // height0)
+    conf, i_ids, j_ids = select_matches(f0, f1, bound, inner0, inner1, turns0, k)
     assert (conf.diff() <= 0).all()  # best first
     found = {(int(i), int(j)): float(c) for c, i, j in zip(conf, i_ids, j_ids, strict=True) if c > 0}
     scores = f0 @ f1.T
@@ -144,12 +146,25 @@ def test_a_bound_far_above_changes_no_match():
     assert far == pytest.approx(near, rel=1e-3)
 
 
-def test_only_the_best_rows_come_out_mutual_ones_among_spare_ones():
+def test_of_more_than_may_come_out_the_sure_ones_take_turns_and_the_others_follow_by_confidence():
     torch.manual_seed(3)
     f0 = torch.randn(48, 16)
     f1 = f0 + 0.3 * torch.randn(48, 16)
-    found, expected = selected(0.5 * f0, 0.5 * f1, 8, 6, 6)
-    assert found == pytest.approx(dict(sorted(expected.items(), key=lambda item: -item[1])[:8]), rel=1e-4)
+    turn = turns(6, 8)
+    for factor, most in ((0.5, 8), (0.3, 15)):  # more sure ones than that, and fewer
+        found, expected = selected(factor * f0, factor * f1, most, 6, 6)
+        sure = {cells for cells, confidence in expected.items() if confidence >= SURE}
+        assert (len(sure) > most) == (factor == 0.5) and len(expected) > most
+        first = sorted(expected, key=lambda cells: -expected[cells] - turn[cells[0]] * (cells in sure))
+        assert found == pytest.approx({cells: expected[cells] for cells in first[:most]}, rel=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 8), (5, 7)])
+def test_cells_whose_turn_has_come_are_spread_over_the_image(height, width):
+    turn = turns(height, width).view(height, width)
+    for y, x in itertools.product(range(height - 1), range(width - 1)):
+        assert sorted(turn[y : y + 2, x : x + 2].flatten().tolist()) == [0, 1, 2, 3]
+        assert (turn[y : y + 2, x : x + 2] >= 2).sum(1).tolist() == [1, 1]  # a half of the cells: one in every row
 
 
 def test_windows_are_centred_on_the_cell():

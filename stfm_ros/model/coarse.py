@@ -17,8 +17,11 @@ from stfm_ros.model.presets import ModelConfig
 
 SMALLEST_SUM = 1e-37  #: near float32's smallest normal number
 
-#: of the k rows that come out: this share more is looked at, since some of the best are not mutual
-SPARE = 0.25
+#: of the k rows that come out: this share more is looked at, since some are not mutual
+SPARE = 1.0
+
+#: the usual threshold: matches at least as sure take turns (:func:`turns`) where there are more than may come out
+SURE = 0.2
 
 BLOCK = 2**21  #: entries of a block of the matching matrix, near what caches hold; fewer, larger blocks cost 5 %
 MOST_BLOCKS = 32  #: a graph of more would be long
@@ -78,10 +81,22 @@ def inner_cells(height: int, width: int, border: int = 0) -> Tensor:
     return mask.flatten()
 
 
+def turns(height: int, width: int) -> Tensor:
+    """(height * width,) float: 3 for every other cell of every other row, 2 for the cells diagonal to them, then 1, 0.
+
+    In this order a part of the cells is spread over the image as evenly as it can be, as in ordered dithering.
+    """
+    return torch.tensor([[3.0, 0.0], [1.0, 2.0]]).repeat(-(-height // 2), -(-width // 2))[:height, :width].flatten()
+
+
 def select_matches(
-    f0: Tensor, f1: Tensor, bound: Tensor, inner0: Tensor, inner1: Tensor, k: int
+    f0: Tensor, f1: Tensor, bound: Tensor, inner0: Tensor, inner1: Tensor, turns0: Tensor, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mutual nearest neighbours of the dual-softmax matrix of one pair, best first.
+
+    Where there are more than k, the surest would be a poor choice: a cell is sure of itself where its match lies on a
+    cell of the other image, so that they would be those of a few displacements, and so of a few depths. Of the sure
+    ones those come out whose turn it is.
 
     P_ij = softmax_row(S)_ij softmax_col(S)_ij = E_ij^2 / (row_i col_j) with S = <f0, f1> - bound, E = exp(S) and sums
     of its rows and columns. E comes in blocks of rows that fit a cache, each reduced at once to all that needs no other
@@ -90,6 +105,7 @@ def select_matches(
     Args:
         f0: (n0, e), f1: (n1, e), bound: () or (1, 1), of :meth:`MatchHead.descriptors`.
         inner0: (n0,) bool and inner1: (n1,) bool, cells that may match.
+        turns0: (n0,), of :func:`turns`.
         k: rows that come out, at most n0.
 
     Returns:
@@ -102,11 +118,19 @@ def select_matches(
     best_of_col = largest([(block * row[:, None]).amax(0) for block, row in zip(blocks, rows)])
     col = torch.stack([block.sum(0) for block in blocks]).sum(0).clamp(min=SMALLEST_SUM).rsqrt()
     best_of_row = torch.cat([(block * col).amax(1) * row for block, row in zip(blocks, rows)])
-    best, i_ids = (best_of_row * inner0).topk(min(n0, round(k * (1 + SPARE))))
+    i_ids = (_in_turn(best_of_row.square(), turns0) * inner0).topk(min(n0, round(k * (1 + SPARE)))).indices
+    best = best_of_row[i_ids] * inner0[i_ids]
     j_ids = last_largest(torch.exp(f0[i_ids] @ f1.T - bound) * col)
     mutual = best >= (best_of_col * col)[j_ids] * (1 - TIE)  # the same entry is the best of its column
-    conf, order = (best.square() * (mutual & inner1[j_ids])).topk(k)
-    return conf, i_ids[order], j_ids[order]
+    conf = best.square() * (mutual & inner1[j_ids])
+    chosen = _in_turn(conf, turns0[i_ids]).topk(k).indices
+    conf, order = conf[chosen].topk(k)
+    return conf, i_ids[chosen][order], j_ids[chosen][order]
+
+
+def _in_turn(conf: Tensor, turns: Tensor) -> Tensor:
+    """What to choose first: of the sure ones those whose turn it is, then the others, by confidence."""
+    return torch.where(conf >= SURE, conf + turns, conf)
 
 
 def largest(tensors: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stfm_ros.errors import ImageError
 from stfm_ros.model.backbone import Backbone
-from stfm_ros.model.coarse import MatchHead, inner_cells, select_matches
+from stfm_ros.model.coarse import MatchHead, inner_cells, select_matches, turns
 from stfm_ros.model.fine import FineStage, cell_centre
 from stfm_ros.model.position import sine_encoding
 from stfm_ros.model.presets import ModelConfig
@@ -79,8 +79,9 @@ class StfmNet(nn.Module):
         feat_c0, feat_c1 = self.transformer(coarse0, coarse1)
         inner0 = inner_cells(height, width, self.config.border).to(coarse0.device)
         inner1 = inner_cells(height1, width1, self.config.border).to(coarse0.device)
+        turns0 = turns(height, width).to(coarse0.device)
         pairs = zip(*self.head.descriptors(feat_c0, feat_c1))
-        selected = zip(*(select_matches(*pair, inner0, inner1, k) for pair in pairs))
+        selected = zip(*(select_matches(*pair, inner0, inner1, turns0, k) for pair in pairs))
         conf, i_ids, j_ids = (torch.stack(tensors) for tensors in selected)
         batch = conf.shape[0]
         b_ids = torch.arange(batch, device=conf.device).repeat_interleave(k)
