@@ -462,7 +462,7 @@ def test_models_with_their_precision() -> None:
         "stfm small@fp32", "stfm small@fp32, two looks", "stfm small@fp32, search",
     ]  # fmt: skip
     assert two_looks.gflops == 2 * one_look.gflops and two_looks.identity != one_look.identity
-    assert one_look.gflops == pytest.approx(28.5, abs=0.1) and one_look.claims
+    assert one_look.gflops == pytest.approx(28.7, abs=0.1) and one_look.claims
     assert "pose" not in searched.measures and searched.identity != one_look.identity
     assert len(one_look.identity["graph"]) == 12  # the same weights may be read by another graph
     assert one_look.identity["weights"] == matcher.weights_hash and one_look.identity["precision"] == "fp32"
