@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from stfm_ros import runtimes
 from stfm_ros.bags import IMAGE_TYPES, BagReader
+from stfm_ros.config import MatcherConfig
 from stfm_ros.errors import ConfigError, ImageError, WeightsError
 from stfm_ros.images import decode_image
 from stfm_ros.model import coarse
@@ -150,6 +151,7 @@ def test_of_more_than_may_come_out_the_sure_ones_take_turns_and_the_others_follo
     torch.manual_seed(3)
     f0 = torch.randn(48, 16)
     f1 = f0 + 0.3 * torch.randn(48, 16)
+    assert MatcherConfig().threshold == SURE  # so that none that is left out later takes the place of one that is not
     turn = turns(6, 8)
     for factor, most in ((0.5, 8), (0.3, 15)):  # more sure ones than that, and fewer
         found, expected = selected(factor * f0, factor * f1, most, 6, 6)
