@@ -239,7 +239,7 @@ def test_a_slow_teacher_is_of_use(tmp_path: Path) -> None:
         for i in range(8):
             recorder.hint(rc.START_NS + i * 33_333_333, pose=np.eye(4))
             rc.give(recorder, i, x=0)
-            time.sleep(0.06)
+            rc.settle(recorder)
             if i == 2:
                 recorder.hint(rc.START_NS, disagreement=3.0)
     with BagReader(bag) as reader:
