@@ -25,7 +25,7 @@ from stfm_ros.suite.page import agreeing
 from stfm_ros.suite.readers import View, fingerprint, open_dataset, warp_by_depth
 from stfm_ros.suite.runner import Opened, in_order, run
 from stfm_ros.suite.summary import Figure, Overall, Quartiles, calibration_error, figures, interval, overall, summarise
-from stfm_ros.suite.xfeat import Points, heatmap, mutual_nearest, pick, sample
+from stfm_ros.suite.xfeat import Points, XFeatStar, heatmap, mutual_nearest, pick, sample
 from stfm_ros.types import ByteArray, Camera, FloatArray, Matches
 
 SUITE = replace(read_suite(), draws=200)
@@ -446,10 +446,11 @@ def test_a_callable_takes_part(callables: str) -> None:
 
 
 def test_peers_that_are_not_there_are_left_out(tmp_path: Path) -> None:
-    entrants, left_out = named("sift,xfeat,xfeat+lighterglue", tmp_path, 1)
+    entrants, left_out = named("sift,xfeat,xfeat-star,xfeat+lighterglue", tmp_path, 1)
     assert [one.name for one in entrants] == ["sift"]
     assert left_out[0] == f"xfeat: there is no xfeat.onnx in {tmp_path}"
-    assert "no lighterglue_3layers.onnx and no xfeat.onnx" in left_out[1]
+    assert "no xfeat.onnx and no xfeat_dense_match.onnx" in left_out[1]
+    assert "no lighterglue_3layers.onnx and no xfeat.onnx" in left_out[2]
     assert named("none", tmp_path, 1) == ([], [])
     with pytest.raises(ConfigError, match="--methods surf: expected some of sift, orb, akaze, xfeat, xfeat"):
         named("surf", tmp_path, 1)
@@ -489,6 +490,47 @@ def test_xfeats_parts_by_hand() -> None:
     second = Points(np.zeros((2, 2), np.float32), np.stack([unit[2], 0.6 * unit[1] + 0.8 * unit[7]]), (9, 9))
     found = mutual_nearest(first, second)  # the second pair's cosine of .6 is too little
     assert found.keypoints0.tolist() == [[4, 5]] and found.confidence.tolist() == [1.0]
+
+
+def test_semi_dense_matches_move_in_the_first_image(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    # a third network that, whatever it sees, is sure of the bin in row 5, column 2, among nodes that are not its own
+    bias = np.zeros(64, np.float32)
+    bias[5 * 8 + 2] = 20.0
+    values = {"w0": np.zeros((16, 128), np.float32), "b0": bias[:16], "w1": np.zeros((64, 16), np.float32), "b1": bias}
+    nodes = [
+        onnx.helper.make_node("Concat", ["first", "second"], ["both"], axis=1),
+        onnx.helper.make_node("Gemm", ["both", "w0", "b0"], ["hidden"], transB=1),
+        onnx.helper.make_node("Gemm", ["hidden", "w1", "b1"], ["logits"], transB=1),
+        onnx.helper.make_node("Softmax", ["logits"], ["shares"]),
+    ]
+    ends = [
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1000, 64]) for name in names]
+        for names in (["first", "second"], ["shares"])
+    ]
+    weights = [onnx.numpy_helper.from_array(value, name) for name, value in values.items()]
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "export", *ends, weights), opset_imports=opsets)
+    model.ir_version = 8
+    onnx.save(model, tmp_path / "xfeat_dense_match.onnx")
+
+    class Cells:
+        """Features that tell cells by where they are, so that each finds itself; the last row is the most reliable."""
+
+        def planes(self, rgb: Any) -> tuple[Any, Any, Any]:
+            rows, columns = rgb.shape[0] // 32 * 4, rgb.shape[1] // 32 * 4
+            angles = np.arange(rows * columns).reshape(rows, columns) / 1000 + (rgb.shape[0] > 100) * 2
+            reliability = np.tile(np.arange(rows, dtype=np.float32)[:, None], columns)
+            return np.stack([np.cos(angles), np.sin(angles), *[0 * angles] * 62]).astype(np.float32), None, reliability
+
+    matcher = XFeatStar(Cells(), tmp_path / "xfeat_dense_match.onnx", threads=1)  # type: ignore[arg-type]
+    image = np.zeros((160, 320, 3), np.uint8)  # 96x192 and 208x416 pixels, the latter taken for 192x416
+    found = matcher(image, image)
+    assert len(found.keypoints0) == 12 * 24 + 24 * 52 and (found.confidence > 0.999).all()
+    moved = {tuple(step.round(3).tolist()) for step in (found.keypoints0 - found.keypoints1).astype(float)}
+    assert moved == {(-3.333, 1.667), (-1.538, 0.769)}  # two bins left, one down, at scales 0.6 and 1.3
+    last = found.keypoints1.max(axis=0)
+    assert last == pytest.approx([51 * 8 / 1.3, 23 * 8 / 1.3 * 208 / 192], abs=1e-3)
 
 
 # -- the command -------------------------------------------------------------------------------------

@@ -69,8 +69,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--solver-px", type=float, metavar="PX", help="its inlier threshold (poselib 1, opencv 0.5)")
     parser.add_argument(
         "--methods", metavar="LIST",
-        help=f"what stands beside the model: sift, orb, akaze, or none (default {METHODS}); in the benchmark xfeat and "
-        "xfeat+lighterglue too (default all five)",
+        help=f"what stands beside the model: sift, orb, akaze, or none (default {METHODS}); in the benchmark xfeat, "
+        "xfeat-star and xfeat+lighterglue too (default all six)",
     )  # fmt: skip
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw the model's best and worst pairs here")
     for topic in ("image", "camera-info", "pose", "depth"):

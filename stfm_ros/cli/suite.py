@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MODELS = "default,small"
 #: what runs beside the models unless told otherwise
-METHODS = "sift,orb,akaze,xfeat,xfeat+lighterglue"
+METHODS = "sift,orb,akaze,xfeat,xfeat-star,xfeat+lighterglue"
 #: every so many photographs of the research folder is a texture of the rendered scenes
 TEXTURES = 16
 _BETWEEN = 3  # characters between two columns of a table

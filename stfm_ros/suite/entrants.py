@@ -24,11 +24,15 @@ from stfm_ros.evaluate import ColourMethod
 from stfm_ros.matcher import Matcher
 from stfm_ros.suite import xfeat
 from stfm_ros.suite.readers import HOMOGRAPHY, POINTS, POSE
-from stfm_ros.suite.xfeat import XFeat, XFeatLighterGlue
+from stfm_ros.suite.xfeat import XFeat, XFeatLighterGlue, XFeatStar
 from stfm_ros.types import ByteArray, Matches
 
 #: file of each peer below DATA/teachers
-PEERS = {"xfeat": "xfeat.onnx", "xfeat+lighterglue": "lighterglue_3layers.onnx"}
+PEERS = {
+    "xfeat": "xfeat.onnx",
+    "xfeat-star": "xfeat_dense_match.onnx",
+    "xfeat+lighterglue": "lighterglue_3layers.onnx",
+}
 NAMES = (*BASELINES, *PEERS)
 _NETWORK = Path(matcher.__file__).parent / "model"
 _SIZE = (640, 480)  # of the images that operations are counted for
@@ -155,7 +159,9 @@ def from_callable(text: str) -> Entrant:
 def _peer(name: str, files: Sequence[Path], threads: int) -> Entrant:
     identity = {file.name: _digest(file.read_bytes()) for file in files}
     points = XFeat(files[0], threads)
-    method: XFeat | XFeatLighterGlue = points if name == "xfeat" else XFeatLighterGlue(points, files[1], threads)
+    method: XFeat | XFeatStar | XFeatLighterGlue = points
+    if name != "xfeat":
+        method = (XFeatStar if name == "xfeat-star" else XFeatLighterGlue)(points, files[1], threads)
     return Entrant(name, method, {**identity, "threads": threads, "code": _code(xfeat)}, gflops=method.gflops(*_SIZE))
 
 

@@ -1,15 +1,14 @@
-"""XFeat and XFeat + LighterGlue from their public ONNX files, to be measured beside this package's models.
+"""XFeat, XFeat* and XFeat + LighterGlue from their public ONNX files, to be measured beside this package's models.
 
-The files (Apache-2.0; not shipped) hold the dense networks alone. What stands round them, keypoints from the heatmap,
-descriptors at keypoints, mutual nearest neighbours, is written here from the published description: XFeat, CVPR 2024,
-section 3; defaults of its authors (threshold .05, 5x5 suppression, 4096 points, cosine above .82).
-
-XFeat* (semi-dense) needs a third network, which refines matches, and which xfeat.onnx does not hold: it is left out.
+The files (Apache-2.0; not shipped) hold the networks alone. What stands round them, keypoints from the heatmap,
+descriptors at keypoints, mutual nearest neighbours, offsets, is written here from the published description: XFeat,
+CVPR 2024, section 3; defaults of its authors (threshold .05, 5x5 suppression, 4096 points, cosine above .82; of XFeat*
+scales 0.6 and 1.3, 10,000 cells, certainty above .25).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,15 @@ STRIDE = 32  #: images are scaled to multiples of it
 POINTS = 4096
 THRESHOLD = 0.05  #: of the heatmap
 COSINE = 0.82  #: least similarity of two descriptors
+SCALES = ((0.6, 2000), (1.3, 8000))  #: of the image, and how many cells XFeat* takes there at most
+CERTAINTY = 0.25  #: least of the offset's most likely bin
+SHARPNESS = 3.0  #: of the softmax over the offset's bins
 _CUBIC = -0.75  # of the kernel that samples descriptors, as in torch's grid_sample
 
 
 @dataclass(frozen=True)
 class Points:
-    """One image: keypoints (n, 2) in its pixels, their descriptors (n, 64) of length 1, and its width and height."""
+    """One image: keypoints (n, 2) in its pixels, their descriptors (n, 64), and its width and height."""
 
     keypoints: Float32Array
     descriptors: Float32Array
@@ -64,14 +66,26 @@ class XFeat:
         """Keypoints and descriptors of an image, (H, W, 3) RGB or (H, W) grey, uint8."""
         rgb = to_rgb(image)
         height, width = rgb.shape[:2]
+        features, logits, reliability = self.planes(rgb)
+        heat = heatmap(logits)
+        fitted = heat.shape[1], heat.shape[0]
+        keypoints = pick(heat, reliability)
+        descriptors = _unit(sample(_unit(features, axis=0), keypoints, fitted, cubic=True))
+        scale = np.array([width / fitted[0], height / fitted[1]], np.float32)
+        return Points(keypoints * scale, descriptors, (width, height))
+
+    def planes(self, rgb: Any) -> tuple[Float32Array, Float32Array, Float32Array]:
+        """What the network says of an image (H, W, 3), cell by cell of it, scaled to multiples of 32 pixels.
+
+        Returns:
+            Features (64, h, w), logits of keypoints (65, h, w) and reliability (h, w).
+        """
+        height, width = rgb.shape[:2]
         fitted = (max(width // STRIDE, 1) * STRIDE, max(height // STRIDE, 1) * STRIDE)
         scaled = cv2.resize(rgb, fitted, interpolation=cv2.INTER_LINEAR) if fitted != (width, height) else rgb
         planes = np.ascontiguousarray(scaled.transpose(2, 0, 1)[None], np.float32)
         features, logits, reliability = self._session(fitted[1], fitted[0]).run(None, {"input": planes})
-        keypoints = pick(heatmap(logits[0]), reliability[0, 0])
-        descriptors = _unit(sample(_unit(features[0], axis=0), keypoints, fitted, cubic=True))
-        scale = np.array([width / fitted[0], height / fitted[1]], np.float32)
-        return Points(keypoints * scale, descriptors, (width, height))
+        return features[0], logits[0], reliability[0, 0]
 
     def gflops(self, width: int, height: int) -> float | None:
         """1e9 operations of both images' networks; a multiply-add is two."""
@@ -80,6 +94,64 @@ class XFeat:
 
     def _make_session(self, height: int, width: int) -> Any:
         return _open(network_of_size(self.path, height, width).SerializeToString(), self._threads)
+
+
+class XFeatStar:
+    """XFeat*, semi-dense: cells at two scales, matched by their features, then moved in the first image.
+
+    The confidence is the cosine of the cells' features.
+
+    Args:
+        xfeat: finds the features.
+        path: xfeat_dense_match.onnx, an export that holds the third network, which tells offsets.
+        threads: as of :class:`XFeat`.
+    """
+
+    def __init__(self, xfeat: XFeat, path: Path, threads: int = 0) -> None:
+        self.xfeat = xfeat
+        self._network = refiner(path)
+        self._session = _open(self._network.SerializeToString(), threads)
+
+    def __call__(self, rgb0: ByteArray, rgb1: ByteArray) -> Matches:
+        """Match two images (H, W, 3) RGB or (H, W) grey, uint8."""
+        (points0, scales), (points1, _) = self.cells(rgb0), self.cells(rgb1)
+        index0, index1 = mutual(points0.descriptors @ points1.descriptors.T)
+        first, second = points0.descriptors[index0], points1.descriptors[index1]
+        (logits,) = self._session.run(None, {self._network.graph.input[0].name: np.hstack([first, second])})
+        moved, certainty = offsets(logits)
+        cosine = np.sum(_unit(first) * _unit(second), axis=1)
+        kept = np.flatnonzero(certainty > CERTAINTY)
+        kept = kept[np.argsort(-cosine[kept], kind="stable")]
+        places = points0.keypoints.copy()
+        places[index0] += moved * scales[index0, None]
+        confidence = np.clip(cosine[kept], 0.0, 1.0)
+        return _as_matches(replace(points0, keypoints=places), points1, index0[kept], index1[kept], confidence)
+
+    def cells(self, image: ByteArray) -> tuple[Points, Float32Array]:
+        """The most reliable cells at each of :data:`SCALES`, and the pixels (n,) of the image to one of their scale."""
+        rgb = to_rgb(image).astype(np.float32)  # sampled at two scales without rounding between
+        height, width = rgb.shape[:2]
+        keypoints, descriptors, scales = [], [], []
+        for scale, count in SCALES:
+            size = int(width * scale), int(height * scale)
+            features, _, reliability = self.xfeat.planes(cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR))
+            rows, columns = reliability.shape
+            best = np.argsort(-reliability.ravel(), kind="stable")[:count]
+            corners = np.column_stack([best % columns, best // columns]) * CELL
+            stretch = np.array(size) / (CELL * columns, CELL * rows) / scale
+            keypoints.append((corners * stretch).astype(np.float32))
+            descriptors.append(features.reshape(DIM, -1).T[best])
+            scales.append(np.full(len(best), 1 / scale, np.float32))
+        found = Points(np.concatenate(keypoints), np.concatenate(descriptors), (width, height))
+        return found, np.concatenate(scales)
+
+    def gflops(self, width: int, height: int) -> float | None:
+        """As of :class:`XFeat`, at both scales; of the third network the most that can be asked of it."""
+        sizes = [(int(width * scale), int(height * scale)) for scale, _ in SCALES]
+        cells = sum(min(w // STRIDE * (h // STRIDE) * 16, count) for (w, h), (_, count) in zip(sizes, SCALES))
+        counted = [self.xfeat.gflops(*size) for size in sizes]
+        weights = sum(np.prod(one.dims) for one in self._network.graph.initializer if len(one.dims) == 2)
+        return None if None in counted else sum(filter(None, counted)) + 2e-9 * cells * float(weights)
 
 
 class XFeatLighterGlue:
@@ -181,12 +253,30 @@ def mutual_nearest(points0: Points, points1: Points) -> Matches:
     if min(len(points0.keypoints), len(points1.keypoints)) == 0:
         return Matches.empty()
     cosine = points0.descriptors @ points1.descriptors.T
-    forth = cosine.argmax(axis=1)
-    values = cosine[np.arange(len(forth)), forth]
-    # the largest of its column too; the column's maximum is found much faster than its place
-    index0 = np.flatnonzero((values >= cosine.max(axis=0)[forth]) & (values > COSINE))
-    index0 = index0[np.argsort(-values[index0], kind="stable")]
-    return _as_matches(points0, points1, index0, forth[index0], np.minimum(values[index0], 1.0))
+    index0, index1 = mutual(cosine)
+    values = cosine[index0, index1]
+    order = np.argsort(-values, kind="stable")
+    order = order[values[order] > COSINE]
+    return _as_matches(points0, points1, index0[order], index1[order], np.minimum(values[order], 1.0))
+
+
+def mutual(likeness: Float32Array) -> tuple[Any, Any]:
+    """Rows and columns of the elements that are the largest of their row and of their column."""
+    forth = likeness.argmax(axis=1)
+    values = likeness[np.arange(len(forth)), forth]
+    # the column's maximum is found much faster than its place
+    rows = np.flatnonzero(values >= likeness.max(axis=0)[forth])
+    return rows, forth[rows]
+
+
+def offsets(logits: Float32Array) -> tuple[Float32Array, Float32Array]:
+    """Of logits (n, 64) of 8x8 bins, -4 to 3 pixels: the mean offset (n, 2) in x and y, and the likeliest's share."""
+    shifted = np.exp(SHARPNESS * (logits - logits.max(axis=1, keepdims=True)))
+    shares = shifted / shifted.sum(axis=1, keepdims=True)
+    bins = np.arange(CELL, dtype=np.float32) - CELL // 2
+    folded = shares.reshape(-1, CELL, CELL)
+    mean = np.column_stack([folded.sum(axis=1) @ bins, folded.sum(axis=2) @ bins])
+    return mean.astype(np.float32), shares.max(axis=1)
 
 
 def _as_matches(points0: Points, points1: Points, index0: Any, index1: Any, confidence: Any) -> Matches:
@@ -236,6 +326,21 @@ def network_of_size(path: Path, height: int, width: int) -> Any:
         output.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
     return model
+
+
+def refiner(path: Path) -> Any:
+    """XFeat*'s third network alone, features of both cells (n, 128) to logits (n, 64), cut from its public graph."""
+    import onnx
+    from onnx import TensorProto, helper, utils
+
+    model = onnx.load(path)
+    layers = [node for node in model.graph.node if node.op_type == "Gemm"]
+    ends = (layers[0].input[0], 2 * DIM), (layers[-1].output[0], CELL * CELL)
+    del model.graph.value_info[:]  # they may name the number of matches of the export
+    model.graph.value_info.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name, width in ends
+    )
+    return utils.Extractor(model).extract_model([ends[0][0]], [ends[1][0]])
 
 
 def count_gflops(model: Any) -> float | None:
