@@ -95,7 +95,13 @@ class MatcherConfig:
     threshold: float = option(
         0.2, "Matches with a lower confidence are dropped (theta_c).", minimum=0.0, maximum=1.0, live=True
     )
-    max_matches: int = option(2048, "At most this many matches, best first.", minimum=8, maximum=7680, live=True)
+    max_matches: int = option(
+        2048,
+        "At most this many matches, best first; of more than these, some of every part of the image are kept.",
+        minimum=8,
+        maximum=7680,
+        live=True,
+    )
     looks: int = option(
         1,
         "2 matches what both images show once more, enlarged: twice the time, for twice the matches and better poses "

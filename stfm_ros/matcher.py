@@ -23,9 +23,11 @@ from stfm_ros.images import Fit, fit, fit_depth, input_of_shape, to_rgb
 from stfm_ros.runtimes import Rows, Runtime, load_runtime
 from stfm_ros.runtimes.store import find_model
 from stfm_ros.search import search_views
+from stfm_ros.spread import spread
 from stfm_ros.types import BoolArray, ByteArray, Float32Array, Matches
 
-SEAM_PX = 16.0  #: two coarse cells
+CELL_PX = 8.0  #: of the coarse stage, in the fitted image
+SEAM_PX = 2 * CELL_PX
 #: pictures that fill less of the input than this are better off with an input of their shape: 16:9 fills .75 of 4:3
 WELL_FILLED = 0.6
 
@@ -147,20 +149,20 @@ class Matcher:
         if self.config.looks < 2:
             return found
         both = look_again(self, features0.image, features1.image, found, (self.width, self.height))
-        return both.take(np.arange(min(len(both), self.config.max_matches)))
+        return spread(both, self.config.max_matches, CELL_PX * features0.fit.scale)
 
     def select(self, rows: Rows, fit0: Fit, fit1: Fit) -> Matches:
         """Of the rows of a pair those above the threshold that lie on both pictures, in pixels of the images given."""
         keep = rows.confidence >= max(self.config.threshold, np.finfo(np.float32).tiny)
         keep &= self._shown(rows.keypoints0, fit0) & self._shown(rows.keypoints1, fit1)
-        index = np.flatnonzero(keep)[: self.config.max_matches]
-        sigma = rows.sigma[index] * np.float32(fit1.scale * self.runtime.spec.sigma_scale)
-        return Matches(
-            fit0.to_original(rows.keypoints0[index]),
-            fit1.to_original(rows.keypoints1[index]),
-            rows.confidence[index],
+        sigma = rows.sigma[keep] * np.float32(fit1.scale * self.runtime.spec.sigma_scale)
+        found = Matches(
+            fit0.to_original(rows.keypoints0[keep]),
+            fit1.to_original(rows.keypoints1[keep]),
+            rows.confidence[keep],
             sigma,
         )
+        return spread(found, self.config.max_matches, CELL_PX * fit0.scale)
 
     def _look_at_shape(self, image: ByteArray, how: Fit) -> None:
         """Say where most of the input is padding: time without use, and a picture smaller than it need be."""
