@@ -44,7 +44,7 @@ def execute(options: argparse.Namespace, screen: Screen) -> Outcome:
     out: Path = options.out
     if out.exists() and not options.overwrite:
         raise UsageError(f"{out} is there already; choose another name, or give --overwrite")
-    require_training()
+    require_training("stfm_training.export")  # without Lightning, which takes seconds to import
     from stfm_training.export import export
 
     before = model.spec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,12 +66,14 @@ def training_config() -> type[TrainingConfig] | None:
     return TrainingConfig
 
 
-def require_training() -> None:
-    """Raises:
-    TrainingNotAvailable: a module that training needs is missing.
+def require_training(part: str = "stfm_training.run") -> None:
+    """Import a part of the training, all of it unless told.
+
+    Raises:
+        TrainingNotAvailable: a module that it needs is missing.
     """
     try:
-        import stfm_training.run  # noqa: F401
+        importlib.import_module(part)
     except ImportError as fault:
         raise TrainingNotAvailable(
             f"training needs a module that is not installed ({fault.name}): pip install '.[train]' in a checkout, on "
