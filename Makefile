@@ -12,6 +12,8 @@ VENV ?= .venv
 ARGS ?=
 JOBS ?= 2
 BIN := $(VENV)/bin
+# Python compiles what is imported when it first is; to compile all that is installed takes pip over a minute.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 INPUTS := setup.py pyproject.toml CMakeLists.txt package.xml $(wildcard msg/* config/* launch/* requirements/*)
 
 .PHONY: demo test lint format clean
@@ -42,7 +44,6 @@ $(VENV)/.demo $(VENV)/.test: $(INPUTS)
 	@command -v cmake > /dev/null && command -v c++ > /dev/null || \
 	  { echo "cmake and a C++ compiler build the ROS messages: install both (Debian, Ubuntu: cmake g++)" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/ros-jazzy.txt
-	STFM_ROS_MSGS=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  -c requirements/constraints.txt -e ".[$(EXTRAS)]"
+	$(PIP) -r requirements/ros-jazzy.txt
+	STFM_ROS_MSGS=1 $(PIP) -c requirements/constraints.txt -e ".[$(EXTRAS)]"
 	touch $@
