@@ -12,7 +12,7 @@ VENV ?= .venv
 ARGS ?=
 JOBS ?= 2
 BIN := $(VENV)/bin
-# Python compiles what is imported when it first is; to compile all that is installed takes pip over a minute.
+# Python compiles what is imported when it first is; to compile all that is installed takes pip about a minute.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 INPUTS := setup.py pyproject.toml CMakeLists.txt package.xml $(wildcard msg/* config/* launch/* requirements/*)
 

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from stfm_ros import runtimes
 from stfm_ros.bags import IMAGE_TYPES, BagReader
-from stfm_ros.config import MatcherConfig
 from stfm_ros.errors import ConfigError, ImageError, WeightsError
 from stfm_ros.images import decode_image
 from stfm_ros.model import coarse
 from stfm_ros.model.backbone import RepConv
-from stfm_ros.model.coarse import SURE, inner_cells, select_matches, turns
+from stfm_ros.model.coarse import inner_cells, select_matches, turns
 from stfm_ros.model.fine import FineStage, crop, crop_between
 from stfm_ros.model.fuse import fuse
 from stfm_ros.model.network import StfmNet
@@ -28,6 +27,7 @@ from stfm_ros.model.presets import PRESETS, preset
 from stfm_ros.model.transformer import alternate, linear_attention
 from stfm_ros.model.weights import load_network, save_weights
 from stfm_ros.runtimes.store import find_model
+from stfm_ros.spread import SURE
 
 
 def random_network(name: str = "small", in_channels: int = 3) -> StfmNet:
@@ -151,7 +151,6 @@ def test_of_more_than_may_come_out_the_sure_ones_take_turns_and_the_others_follo
     torch.manual_seed(3)
     f0 = torch.randn(48, 16)
     f1 = f0 + 0.3 * torch.randn(48, 16)
-    assert MatcherConfig().threshold == SURE  # so that none that is left out later takes the place of one that is not
     turn = turns(6, 8)
     for factor, most in ((0.5, 8), (0.3, 15)):  # more sure ones than that, and fewer
         found, expected = selected(factor * f0, factor * f1, most, 6, 6)

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stfm_ros.model.presets import ModelConfig
+from stfm_ros.spread import SURE, dithering
 
 SMALLEST_SUM = 1e-37  #: near float32's smallest normal number
 
 #: of the k rows that come out: this share more is looked at, since some are not mutual
 SPARE = 1.0
 
-#: the usual threshold: matches at least as sure take turns (:func:`turns`) where there are more than may come out
-SURE = 0.2
+_TURNS = (3.0 - dithering(1)).tolist()  #: of 2x2 cells, the first the highest
 
 BLOCK = 2**21  #: entries of a block of the matching matrix, near what caches hold; fewer, larger blocks cost 5 %
 MOST_BLOCKS = 32  #: a graph of more would be long
@@ -86,7 +86,7 @@ def turns(height: int, width: int) -> Tensor:
 
     In this order a part of the cells is spread over the image as evenly as it can be, as in ordered dithering.
     """
-    return torch.tensor([[3.0, 0.0], [1.0, 2.0]]).repeat(-(-height // 2), -(-width // 2))[:height, :width].flatten()
+    return torch.tensor(_TURNS).repeat(-(-height // 2), -(-width // 2))[:height, :width].flatten()
 
 
 def select_matches(
@@ -94,9 +94,7 @@ def select_matches(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mutual nearest neighbours of the dual-softmax matrix of one pair, best first.
 
-    Where there are more than k, the surest would be a poor choice: a cell is sure of itself where its match lies on a
-    cell of the other image, so that they would be those of a few displacements, and so of a few depths. Of the sure
-    ones those come out whose turn it is.
+    Where there are more than k, of the sure ones those come out whose turn it is (``stfm_ros.spread`` says why).
 
     P_ij = softmax_row(S)_ij softmax_col(S)_ij = E_ij^2 / (row_i col_j) with S = <f0, f1> - bound, E = exp(S) and sums
     of its rows and columns. E comes in blocks of rows that fit a cache, each reduced at once to all that needs no other
