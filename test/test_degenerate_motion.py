@@ -146,6 +146,21 @@ def test_outliers_are_no_second_motion(seed: int) -> None:
     assert pose.status is PoseStatus.OK and "second motion" not in pose.reason
 
 
+@pytest.mark.parametrize(("row", "status"), [(8.0, PoseStatus.OK), (40.0, PoseStatus.TWO_MOTIONS)])
+def test_matches_along_the_border_are_no_second_motion(row: float, status: PoseStatus) -> None:
+    """A wall that repeats matches itself a period further on, along the border: in each of the rows there are 30."""
+    rng = np.random.default_rng(3)
+    first = rng.uniform([80, 80], [560, 400], (400, 2))
+    points = np.column_stack([first, np.ones(400)]) @ np.linalg.inv(CAMERA.K).T * rng.uniform(2, 5, (400, 1))
+    moved = (points + [0.1, 0.3, 0.0]) @ CAMERA.K.T
+    along = np.column_stack([rng.uniform(40, 500, 30), row + rng.uniform(-1, 1, 30)])
+    keypoints0 = np.concatenate([first, along])
+    keypoints1 = np.concatenate([moved[:, :2] / moved[:, 2:], along + [90, 0] + rng.normal(0, 0.3, (30, 2))])
+    ones = np.ones(430, np.float32)
+    matches = Matches(keypoints0.astype(np.float32), keypoints1.astype(np.float32), ones, 0.4 * ones)
+    assert estimate_relative_pose(matches, CAMERA, CAMERA).status is status
+
+
 def test_matches_along_the_border_are_no_pose() -> None:
     rng = np.random.default_rng(0)
     points = np.column_stack([np.full(60, 632.0), rng.uniform(20, 440, 60)])

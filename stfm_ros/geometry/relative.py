@@ -58,14 +58,15 @@ def estimate_relative_pose(
             f"{config.min_inliers}"
         )
         return no_pose(n, PoseStatus.FEW_MATCHES, reason)
-    inner = expected_right(matches, pose.inliers & _away_from_border(matches, camera0, camera1))
+    away = _away_from_border(matches, camera0, camera1)
+    inner = expected_right(matches, pose.inliers & away)
     if inner < min(config.min_inliers, right / 2):
         reason = (
             f"only {inner:.0f} of {right:.0f} inliers, counted by confidence, lie away from the border of the image: "
             "along it matches agree whatever is seen"
         )
         return no_pose(n, PoseStatus.FEW_MATCHES, reason)
-    return _with_rival(pose, rays, config)
+    return _with_rival(pose, rays.take(away[rays.index]), config)  # along the border nothing moves but the frame
 
 
 def expected_right(matches: Matches, inliers: BoolArray) -> float:
